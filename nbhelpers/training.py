@@ -1,0 +1,167 @@
+"""A TRL trainer from a run's parameters, and what one training cost: losses, tokens/s, peak memory.
+
+`SFTTrainer` here is TRL's with the loss computed on the labelled tokens only, and with the audits run before the
+first step. Everything else (LoRA, data collation, optimizer, schedule, logging) is TRL's and transformers' own.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig
+from trl import SFTTrainer as TRLSFTTrainer
+
+from nbhelpers import chat, memory
+from nbhelpers.errors import NotebookError
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training did.
+
+    `losses` has one mean negative log-likelihood (nats a labelled token) an optimizer step; `tokens` counts real
+    tokens, padding left out; `peak_memory_bytes` is the rise over the process before training (so it does not hold
+    the weights, which were there already); `seconds` is wall time of the steps.
+    """
+
+    losses: list[float]
+    tokens: int
+    seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+class Watch(TrainerCallback):
+    """Stops the run on a loss that is not finite, before it can reach a checkpoint or a metric."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss, norm = (logs or {}).get("loss"), (logs or {}).get("grad_norm")
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if value is not None and not math.isfinite(float(value)):
+                raise NotebookError(
+                    f"The {name} is {value} at step {state.global_step} (learning_rate={args.learning_rate:g}). "
+                    "Training was stopped: every later step would be lost. Lower learning_rate, or compute in "
+                    "bfloat16 instead of float16."
+                )
+
+
+class SFTTrainer(TRLSFTTrainer):
+    """TRL's SFT trainer with the vocabulary projection applied to labelled tokens only.
+
+    The answer is often a tenth of a row, and the projection onto tens of thousands of logits, its softmax and its
+    backward pass are the most expensive things in a small model's step. The loss and its gradients are the same.
+    Entropy and token accuracy are not computed.
+    """
+
+    real_tokens = 0
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        learned = labels[:, 1:] != chat.IGNORE
+        length = labels.shape[1]
+
+        def keep_learned(module, arguments):
+            return (arguments[0][:, -length:-1][learned],)  # the last `length` positions: soft prompts stand before
+
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        hook = head.register_forward_pre_hook(keep_learned)
+        try:
+            outputs = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False)
+        finally:
+            hook.remove()
+        total = torch.nn.functional.cross_entropy(outputs.logits.float(), labels[:, 1:][learned], reduction="sum")
+        loss = total / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
+        if self.model.training:
+            self.real_tokens += int(inputs["attention_mask"].sum())
+        return (loss, outputs) if return_outputs else loss
+
+
+def sft_config(run, **overrides) -> SFTConfig:
+    """TRL's configuration from a run's parameters; any field of it can be overridden by keyword."""
+    p = run.parameters
+    on_cpu = run.hardware.device == "cpu"
+    values = {
+        "output_dir": str(run.folder / "artifacts" / "checkpoints"),
+        "max_steps": p.max_steps,
+        "per_device_train_batch_size": p.per_device_train_batch_size,
+        "gradient_accumulation_steps": p.gradient_accumulation_steps,
+        "learning_rate": p.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "max_length": None,  # rows are cut to length, or rather dropped, when they are encoded
+        "train_sampling_strategy": "sequential",  # the rows come ordered by `length_grouped`
+        "gradient_checkpointing": p.gradient_checkpointing,
+        "bf16": run.dtype == "bfloat16",
+        "fp16": run.dtype == "float16",
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+        "optim": "adamw_torch_fused",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # transformers would replace a NaN loss by the last good one
+        "save_strategy": "no",
+        "report_to": p.report_to,
+        "seed": p.seed,
+        "disable_tqdm": True,
+    }
+    return SFTConfig(**(values | overrides))
+
+
+def length_grouped(dataset, batch_size: int, batches: int, seed: int):
+    """The rows of `batches` batches in the order to train on: alike in length within a batch, shuffled otherwise.
+
+    transformers' own `group_by_length` sorts stretches of 50 batches from long to short, so that a short training
+    sees the long rows first and the short ones last; here the batches are shuffled once more. Epoch follows epoch
+    until there are enough; a last batch that is not full is left out of its epoch.
+
+    Returns: `datasets.Dataset` of `batches * batch_size` rows.
+    """
+    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
+    rng = np.random.default_rng(seed)
+    size = min(batch_size, len(lengths))
+    order: list[int] = []
+    while len(order) < batches * batch_size:
+        rows = rng.permutation(len(lengths))
+        rows = rows[: len(rows) // size * size]
+        groups = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, size)
+        order += rng.permutation(groups).flatten().tolist()
+    return dataset.select(order[: batches * batch_size])
+
+
+def sft_trainer(run, model, tokenizer, train_dataset, peft_config=None, **overrides) -> SFTTrainer:
+    """A trainer for encoded rows (`input_ids`, `labels`). The audits run first and stop on a silent mistake.
+
+    Raises:
+        AuditError: as `chat.audit`.
+    """
+    chat.audit(train_dataset, tokenizer, model)
+    config = sft_config(run, **overrides)
+    batches = config.max_steps * config.gradient_accumulation_steps
+    ordered = length_grouped(train_dataset, config.per_device_train_batch_size, batches, config.seed)
+    trainer = SFTTrainer(
+        model,
+        config,
+        train_dataset=ordered.select_columns(["input_ids", "labels"]),
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        callbacks=[Watch()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def train(trainer: SFTTrainer) -> Training:
+    """Run the trainer and report what it cost. Raises NotebookError on a loss that is not finite."""
+    trainer.real_tokens = 0
+    start = time.perf_counter()
+    with memory.peak(trainer.args.device.type) as peak:
+        trainer.train()
+    seconds = time.perf_counter() - start
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Training([float(loss) for loss in losses], trainer.real_tokens, seconds, peak.bytes)
