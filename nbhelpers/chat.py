@@ -52,6 +52,8 @@ def to_messages(row: dict, shape: str) -> list[dict]:
             raise DataError(f"conversations is {type(row['conversations']).__name__}, expected a list of turns")
         messages = [
             {"role": _SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
+            if isinstance(turn, dict)
+            else turn
             for turn in row["conversations"]
         ]
     elif shape == "prompt/completion":
@@ -93,8 +95,9 @@ def encode(messages: list[dict], tokenizer) -> dict[str, list[int]]:
     """`{"input_ids", "labels"}`, both of length n: the rendered conversation, labelled where the assistant speaks.
 
     A label is the token itself for every assistant turn and its end token, and -100 elsewhere. What stands before
-    an assistant turn must be exactly what a server would render to ask for it; a template that rewrites history
-    raises AuditError, because the model would be trained on prompts that it never sees again.
+    an assistant turn must be exactly what a server would render to ask for it; a template that rewrites history,
+    or a token that reaches from the prompt into the answer, raises AuditError, because the model would be trained on
+    prompts that it never sees again.
     """
     text = render(messages, tokenizer)
     spans = []
@@ -109,6 +112,13 @@ def encode(messages: list[dict], tokenizer) -> dict[str, list[int]]:
                 )
             spans.append((len(asked), len(answered)))
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    for start, _ in spans:
+        if any(begin < start < end for begin, end in encoded["offset_mapping"]):
+            raise AuditError(
+                f"The end of the prompt and the start of the answer {text[start : start + 20]!r} make one token, which "
+                "the prompt alone does not have: training and inference would see different prompts. Strip the white "
+                "space at the start of the answer, or use a template whose prompt ends with a special token."
+            )
     labels = [
         token if any(start <= begin < end for start, end in spans) else IGNORE
         for token, (begin, _) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
@@ -128,31 +138,29 @@ class Encoded:
         return f"{self.read} rows read = {len(self.dataset)} kept + {self.dropped_too_long} longer than max_length"
 
 
-def encode_rows(rows, tokenizer, max_length: int, keep: tuple[str, ...] = ()) -> Encoded:
+def encode_rows(rows, tokenizer, max_length: int) -> Encoded:
     """Encode a dataset with a `messages` column. A row over `max_length` tokens is dropped and counted, never cut:
     a cut takes the end, and the end is the answer.
 
     Args:
         rows: `datasets.Dataset`.
         max_length: tokens a row, prompt and answer together.
-        keep: columns to carry over.
 
     Raises:
         DataError: not one row fits; names the length of the shortest.
     """
-    encoded = rows.map(
-        lambda row: encode(row["messages"], tokenizer),
-        remove_columns=[name for name in rows.column_names if name not in keep],
-        desc=None,
-    )
-    lengths = [len(ids) for ids in encoded["input_ids"]]
+    import datasets
+
+    encoded = [row | encode(row["messages"], tokenizer) for row in rows]
+    lengths = [len(row["input_ids"]) for row in encoded]
     fits = [i for i, length in enumerate(lengths) if length <= max_length]
     if not fits:
         raise DataError(
             f"max_length={max_length} is shorter than every row: the shortest of {len(lengths)} has "
             f"{min(lengths)} tokens. Raise max_length or shorten the rows."
         )
-    return Encoded(encoded.select(fits), len(lengths), len(lengths) - len(fits))
+    kept = datasets.Dataset.from_list([encoded[i] for i in fits])
+    return Encoded(kept, len(lengths), len(lengths) - len(fits))
 
 
 def stop_token_ids(tokenizer, model=None) -> set[int]:

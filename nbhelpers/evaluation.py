@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from nbhelpers import chat, metrics
+from nbhelpers.errors import AuditError
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,25 @@ def gain(tuned: Evaluation, baseline: Evaluation, task: str, score: str) -> metr
     return metrics.estimate([t - b for t, b in pairs])
 
 
+def require_effect(gains: dict[str, metrics.Metric], least: dict[str, float], strict: bool) -> None:
+    """Check that tuning did what it promises: each gain's interval lies above 0 and each value is at least `least`.
+
+    Args:
+        gains: name -> value or paired difference with its interval.
+        least: name -> the smallest acceptable value.
+        strict: raise AuditError on a miss (the project's own default run); otherwise print a warning.
+    """
+    misses = [
+        f"{name} is {m.value:.2f} [{m.low:.2f}, {m.high:.2f}], expected at least {least[name]:.2f} and a low above 0"
+        for name, m in gains.items()
+        if m.value < least[name] or m.low <= 0
+    ]
+    if misses and strict:
+        raise AuditError("Tuning did not have its effect:\n  - " + "\n  - ".join(misses))
+    for miss in misses:
+        print(f"WARNING: {miss}")
+
+
 def table(evaluations: list[Evaluation]):
     """A `pandas.DataFrame`: a row a score, a column a model, each cell `mean [low, high]`."""
     import pandas as pd
@@ -149,6 +169,14 @@ def table(evaluations: list[Evaluation]):
     frame = pd.DataFrame.from_dict(cells, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["task", "score"])
     return frame
+
+
+def text_rows(texts: list[str], tokenizer, max_length: int):
+    """Encoded rows of plain text, every token labelled: for `held_out_loss` as a measure of language modelling."""
+    import datasets
+
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"][:max_length] for text in texts]
+    return datasets.Dataset.from_list([{"input_ids": row, "labels": row} for row in ids if len(row) > 1])
 
 
 def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | None = None) -> list[float]:

@@ -1,9 +1,138 @@
 """Peak memory: measured, and predicted from a model's shape before anything is loaded."""
 
 import contextlib
+import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+
+from nbhelpers.errors import ResourceError
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# NF4: 4 bits a weight, an 8-bit constant a block of 64, a 32-bit one 256 blocks (Dettmers et al. 2023, section 3).
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+ERROR_MARGIN = 0.3  # share by which a prediction may be off; Run refuses only beyond it
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a decoder-only model that memory and time follow from (Llama-like: gated MLP, grouped heads)."""
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    vocabulary: int
+    tied: bool
+
+    @classmethod
+    def of(cls, folder: Path) -> "Shape":
+        """Read from a model folder's config.json; nothing is loaded."""
+        config = json.loads((Path(folder) / "config.json").read_text())
+        config = config.get("text_config", config)
+        heads = config["num_attention_heads"]
+        return cls(
+            hidden_size=config["hidden_size"],
+            intermediate_size=config["intermediate_size"],
+            layers=config["num_hidden_layers"],
+            heads=heads,
+            key_value_heads=config.get("num_key_value_heads") or heads,
+            head_size=config.get("head_dim") or config["hidden_size"] // heads,
+            vocabulary=config["vocab_size"],
+            tied=config.get("tie_word_embeddings", True),
+        )
+
+    @property
+    def linear_shapes(self) -> list[tuple[int, int]]:
+        """`(inputs, outputs)` of the seven linear layers of one block: q, k, v, o, gate, up, down."""
+        h, i = self.hidden_size, self.intermediate_size
+        q, kv = self.heads * self.head_size, self.key_value_heads * self.head_size
+        return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the linear layers of all blocks: what LoRA adapts and NF4 quantises."""
+        return self.layers * sum(a * b for a, b in self.linear_shapes)
+
+    @property
+    def head_parameters(self) -> int:
+        """Weights of the vocabulary projection (shared with the embedding where tied)."""
+        return self.vocabulary * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """All weights: linear layers, norms, embedding and, where it is not tied, the head."""
+        norms = (2 * self.layers + 1) * self.hidden_size
+        return self.linear_parameters + norms + self.head_parameters * (1 if self.tied else 2)
+
+    def lora_parameters(self, rank: int) -> int:
+        """Weights of a LoRA of this rank on all linear layers: rank x (inputs + outputs) each (Hu et al. 2021)."""
+        return self.layers * sum(rank * (a + b) for a, b in self.linear_shapes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training will read: tokens in all and the most in one micro-batch, padding counted in the latter."""
+
+    tokens: int
+    labelled_tokens: int
+    largest_batch_tokens: int
+    largest_batch_labelled_tokens: int
+
+
+def predict(
+    shape: Shape,
+    method: str,
+    dtype: str,
+    plan: Plan,
+    lora_rank: int = 16,
+    gradient_checkpointing: bool = False,
+) -> dict[str, int]:
+    """Peak bytes of training, by part; the sum is the prediction.
+
+    Args:
+        method: `full`, `lora` or `qlora` (NF4 with double quantisation); adapters on all linear layers.
+        dtype: of the weights and of autocast.
+        plan: its largest micro-batch decides.
+
+    The activations are what autograd keeps for the backward pass of a Llama block under autocast, counted tensor by
+    tensor: per token 28 h + 8 i bytes in two-byte precision when the adapters are trained (two norms' float32
+    inputs, the inputs of seven adapters, q, k, v and the attention's output, three products of the gated MLP), where
+    h and i are hidden and intermediate size.
+    """
+    width, tokens = BYTES[dtype], plan.largest_batch_tokens
+    linear, trained = shape.linear_parameters, shape.lora_parameters(lora_rank)
+    rest = shape.parameters - linear
+    weights = {"full": linear * width, "lora": linear * width, "qlora": linear * NF4_BYTES}[method] + rest * width
+    trained, state_width = (shape.parameters, width) if method == "full" else (trained, 4)  # adapters are float32
+    h, i = shape.hidden_size, shape.intermediate_size
+    block = (8 * h + width * (10 * h + 4 * i)) * tokens
+    kept = width * h * tokens * shape.layers + block if gradient_checkpointing else block * shape.layers
+    return {
+        "weights": int(weights),
+        "adapter": 0 if method == "full" else trained * state_width,
+        "gradients": trained * state_width,
+        "optimizer": 2 * trained * state_width,
+        "activations": int(kept),
+        "logits": plan.largest_batch_labelled_tokens * shape.vocabulary * (2 * width + 3 * 4),  # and their gradients
+    }
+
+
+def check(predicted_bytes: int, free_bytes: int, force: bool = False) -> str:
+    """One line that sets a prediction beside the free memory.
+
+    Raises:
+        ResourceError: even with the error margin taken off the prediction does not fit, and `force` is not set.
+    """
+    line = f"predicted peak {predicted_bytes / 2**30:.2f} GiB, free {free_bytes / 2**30:.2f} GiB"
+    if predicted_bytes * (1 - ERROR_MARGIN) > free_bytes and not force:
+        raise ResourceError(
+            f"This will not fit: {line}. Halve per_device_train_batch_size (and double gradient_accumulation_steps), "
+            "lower max_length, switch gradient_checkpointing on, or set force=True to try all the same."
+        )
+    return line if predicted_bytes <= free_bytes else f"WARNING: {line}; it may run out of memory"
 
 
 @dataclass

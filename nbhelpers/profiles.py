@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nbhelpers.errors import ParameterError
 
+CGROUP = Path("/sys/fs/cgroup")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
@@ -41,9 +43,9 @@ PROFILES = {
             max_new_tokens=12, check_dtype="float32", price="cpu-2-cores",
         ),
         Profile(
-            name="cpu", model_id="smollm2-135m", max_length=256, max_steps=24, per_device_train_batch_size=8,
-            learning_rate=2e-3, lora_rank=16, gradient_checkpointing=False, eval_rows=100, eval_batch_size=32,
-            max_new_tokens=64, check_dtype="float32", price="cpu-2-cores",
+            name="cpu", model_id="smollm2-135m", max_length=256, max_steps=32, per_device_train_batch_size=8,
+            learning_rate=1e-3, lora_rank=16, gradient_checkpointing=False, eval_rows=100, eval_batch_size=50,
+            max_new_tokens=48, check_dtype="float32", price="cpu-2-cores",
         ),
         Profile(
             name="t4", model_id="HuggingFaceTB/SmolLM2-1.7B-Instruct", per_device_train_batch_size=4,
@@ -89,12 +91,17 @@ def _cpu_name() -> str:
 
 
 def _cgroup_memory() -> tuple[int | None, int]:
-    """`(limit, used)` of this process's control group in bytes; the limit is None outside one."""
-    group = Path("/sys/fs/cgroup")
-    version_1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
-    for limit, used in (("memory.max", "memory.current"), version_1):
-        if (group / limit).exists() and (text := (group / limit).read_text().strip()) != "max":
-            return int(text), int((group / used).read_text())
+    """`(limit, used)` of this process's control group in bytes; the limit is None outside one.
+
+    The kernel counts the files it keeps in memory (a model just read, say) as used, and gives them back when asked.
+    """
+    version_2 = ("memory.max", "memory.current", "memory.stat")
+    version_1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")
+    for limit, used, stat in (version_2, version_1):
+        if (CGROUP / limit).exists() and (text := (CGROUP / limit).read_text().strip()) != "max":
+            fields = dict(line.split() for line in (CGROUP / stat).read_text().splitlines())
+            files = sum(int(fields.get(name, 0)) for name in ("active_file", "inactive_file"))
+            return int(text), int((CGROUP / used).read_text()) - files
     return None, 0
 
 
@@ -138,9 +145,9 @@ def choose(name: str, machine: Hardware) -> Profile:
         return PROFILES[name]
     if not machine.gpu:
         return PROFILES["cpu"]
-    if "H100" in machine.gpu or "H200" in machine.gpu or "B200" in machine.gpu:
-        return PROFILES["h100"]
     gigabytes = machine.gpu_memory / 1e9
+    if gigabytes > 75 and any(name in machine.gpu for name in ("H100", "H200", "B200")):  # not a slice of one (MIG)
+        return PROFILES["h100"]
     return PROFILES["a100" if gigabytes > 39 else "rtx4090" if gigabytes > 22 else "t4"]
 
 

@@ -253,6 +253,11 @@ class Run:
             ParameterError: lists every unknown name, wrong type and value out of range; nothing has been written.
         """
         declared, injected = parameter_cells(_cells())
+        if not declared and "__name__" in values:
+            raise ParameterError(
+                "Nothing was started; no cell that ran declares the parameters. One cell must hold lines like "
+                "`max_steps: int | None = None`, literals only, and nothing else; profile and run_id are among them."
+            )
         if not declared:  # a plain script: every value given counts, typed by itself
             declared = {name: Parameter(name, type(value).__name__, value) for name, value in values.items()}
         checked = check_parameters(declared, injected, values, limits)
@@ -260,6 +265,7 @@ class Run:
         profile = profiles.choose(checked["profile"], machine)
         presets = dataclasses.asdict(profile)
         resolved = {name: presets.get(name) if value is None else value for name, value in checked.items()}
+        resolved = presets | resolved | {"profile": profile.name}
         root = repository_root()
         folder = Path(root, Path(resolved["output_dir"]).expanduser(), resolved["run_id"], notebook)
         (folder / "metrics.json").unlink(missing_ok=True)
@@ -271,30 +277,44 @@ class Run:
             "notebook": notebook,
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "parameters": checked,
-            "resolved": presets | resolved | {"profile": profile.name},
+            "declared": {name: parameter.default for name, parameter in declared.items()},
+            "resolved": resolved,
             "versions": _versions(),
             "commit": _commit(root),
             "hardware": dataclasses.asdict(machine),
             "dtype": profiles.precision(machine),
         }
-        settings = SimpleNamespace(**(presets | resolved))
-        run = cls(notebook, settings, profile, machine, manifest["dtype"], folder, manifest)
+        run = cls(notebook, SimpleNamespace(**resolved), profile, machine, manifest["dtype"], folder, manifest)
         run.note()
         print(run.summary())
         return run
 
     def summary(self) -> str:
-        """Four lines: profile and model, hardware, versions, folder."""
+        """Profile and model, hardware, versions, folder, and what the reference run took where there is one."""
         machine, versions = self.hardware, self.manifest["versions"]
         gpu = f"{machine.gpu} {machine.gpu_memory / 2**30:.0f} GiB" if machine.gpu else "no GPU"
+        reference = repository_root() / "outputs" / "reference" / self.notebook
+        took = ""
+        if (reference / "metrics.json").exists():
+            seconds = json.loads((reference / "metrics.json").read_text())["measured"]["notebook_seconds"]
+            made = json.loads((reference / "manifest.json").read_text())
+            where = f"{made['hardware']['cpu']}, {made['hardware']['cores']} cores"
+            took = f"\nreference {seconds / 60:.1f} minutes under {made['resolved']['profile']} on {where}"
         return "\n".join(
             (
                 f"profile   {self.profile.name}, model {self.parameters.model_id}, computing in {self.dtype}",
                 f"hardware  {machine.cpu}, {machine.cores} cores, {machine.memory / 2**30:.0f} GiB, {gpu}",
                 "versions  " + ", ".join(f"{name} {version}" for name, version in versions.items()),
-                f"folder    {self._shown(self.folder)}",
+                f"folder    {self._shown(self.folder)}{took}",
             )
         )
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is the profile's own run: nothing that changes a result was set by the user."""
+        bookkeeping = ("profile", "run_id", "output_dir", "resume", "force", "report_to")
+        declared = self.manifest["declared"]
+        return all(self.manifest["parameters"][name] == declared[name] for name in declared if name not in bookkeeping)
 
     @staticmethod
     def _shown(path: Path) -> str:
@@ -317,7 +337,7 @@ class Run:
 
     def artifact(self, role: str, path: str | Path | None = None) -> Path:
         """The path for an artefact of this role, registered for `metrics.json`; by default `artifacts/<role>`."""
-        path = Path(path) if path else self.folder / "artifacts" / role
+        path = Path(path).absolute() if path else self.folder / "artifacts" / role
         relative = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
         self._artifacts[role] = relative.as_posix()
         return path
@@ -344,8 +364,9 @@ class Run:
             name: dataclasses.asdict(m if isinstance(m, Metric) else Metric(float(m))) for name, m in metrics.items()
         }
         numbers = {f"{name}.{key}": x for name, entry in entries.items() for key, x in entry.items()}
-        numbers |= self._predicted | self._measured
-        bad = [name for name, x in numbers.items() if isinstance(x, float) and not math.isfinite(x)]
+        for kind, values in (("predicted", self._predicted), ("measured", self._measured)):
+            numbers |= {f"{kind} {name}": x for name, x in values.items()}
+        bad = [name for name, x in numbers.items() if not isinstance(x, str | None) and not math.isfinite(x)]
         if bad:
             raise NotebookError(
                 f"These metrics are not finite: {', '.join(bad)}. A run with them is not completed; look at the cell "

@@ -113,20 +113,24 @@ def _shingles(row: dict, size: int = 8) -> set[int]:
 
 
 def without_neighbours(rows: list[dict], held_out: list[dict], threshold: float = 0.5) -> list[dict]:
-    """`rows` without those that share `threshold` of their 8-word runs with one held-out row; exact, by inverted index.
+    """`rows` without those that share `threshold` of the 8-word runs, their own or a held-out row's, with that row.
 
-    Containment, not Jaccard: a short docstring that is copied whole into a longer one leaks too (Lee et al. 2022 make
-    the case for removing near-duplicates between training and test text).
+    Exact, by inverted index. Containment of the shorter text, not Jaccard: a short docstring that is copied whole into
+    a longer one leaks too, whichever of the two is held out (Lee et al. 2022 make the case for removing
+    near-duplicates between training and test text).
     """
     index: dict[int, list[int]] = {}
+    sizes = []
     for i, row in enumerate(held_out):
-        for shingle in _shingles(row):
+        shingles = _shingles(row)
+        sizes.append(len(shingles))
+        for shingle in shingles:
             index.setdefault(shingle, []).append(i)
     kept = []
     for row in rows:
         shingles = _shingles(row)
         shared = Counter(i for shingle in shingles for i in index.get(shingle, ()))
-        if not shared or max(shared.values()) / len(shingles) < threshold:
+        if all(count < threshold * min(len(shingles), sizes[i]) for i, count in shared.items()):
             kept.append(row)
     return kept
 
@@ -139,18 +143,21 @@ def balanced(rows, tasks: list[str], count: int, seed: int):
     """
     import numpy as np
 
-    order = np.random.default_rng(seed).permutation(len(rows))
-    names, groups = rows["task"], rows["package"] if "package" in rows.column_names else [""] * len(rows)
+    generator = np.random.default_rng(seed)
+    names = list(rows["task"])
+    groups = list(rows["package"]) if "package" in rows.column_names else [""] * len(rows)
     queues: dict[str, dict[str, list[int]]] = {task: {} for task in tasks}
-    for i in order.tolist():
+    for i in generator.permutation(len(rows)).tolist():
         if names[i] in queues:
             queues[names[i]].setdefault(groups[i], []).append(i)
-    ranked = []  # (how deep in its package, how deep in its task, row): taking the lowest first is a round robin
+    ranked = []  # (how deep in its task, row): taking the lowest first is a round robin
     for by_group in queues.values():
-        within = sorted((depth, i) for members in by_group.values() for depth, i in enumerate(members))
-        ranked += [(place, i) for place, (_, i) in enumerate(within)]
+        turns = generator.permutation(len(by_group)).tolist()  # in which order the packages give a row
+        by_turn = zip(turns, by_group.values(), strict=True)
+        within = sorted((depth, turn, i) for turn, members in by_turn for depth, i in enumerate(members))
+        ranked += [(place, i) for place, (*_, i) in enumerate(within)]
     chosen = [i for _, i in sorted(ranked)[:count]]
-    return rows.select(np.random.default_rng(seed).permutation(chosen).tolist())
+    return rows.select(generator.permutation(chosen).tolist())
 
 
 # --- local files --------------------------------------------------------------------------------------------------
@@ -172,8 +179,10 @@ def read_file(path: Path) -> list[dict]:
         raise DataError(f"{path} ends in {path.suffix or 'nothing'}; known are {', '.join(SUFFIXES)}.")
     try:
         rows = reader(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8 and try again.") from None
+    except UnicodeDecodeError:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")  # what is not UTF-8 becomes a lone surrogate
+        number = text.count("\n", 0, re.search("[\udc80-\udcff]", text).start()) + 1
+        raise DataError(f"{path}, line {number} is not UTF-8. Save the file as UTF-8 and try again.") from None
     if not rows:
         raise DataError(f"{path} has no rows. It needs at least two, one to train on and one to hold out.")
     return rows
@@ -199,11 +208,14 @@ def _read_json(path: Path) -> list[dict]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: bad JSON ({error.msg}).") from None
+        raise DataError(f"{path}, line {error.lineno}: bad JSON ({error.msg}). Mend that line.") from None
     except RecursionError:
         raise DataError(f"{path}: the JSON is nested too deeply to be rows.") from None
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+    if not isinstance(content, list):
         raise DataError(f"{path} must hold a list of objects; for one object a line name the file .jsonl.")
+    for number, row in enumerate(content, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: {row!r:.60} is not an object like {{...}}.")
     return content
 
 
@@ -220,7 +232,8 @@ def _read_csv(path: Path) -> list[dict]:
                     )
                 rows.append(row)
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: {error}.") from None
+            start = reader.line_num + 1  # it stands at the end of the last good row
+            raise DataError(f"{path}, row from line {start}: {error}. Close every quoted cell.") from None
     return rows
 
 
@@ -230,8 +243,9 @@ def _read_parquet(path: Path) -> list[dict]:
 
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a parquet file: {str(error).splitlines()[0]}") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is not a whole parquet file: {reason} Copy it again, or write it anew.") from None
 
 
 # --- the Hub ------------------------------------------------------------------------------------------------------
@@ -243,12 +257,14 @@ def read_hub(name: str, limit: int) -> list[dict]:
     Raises DataError where the Hub cannot be reached, the set does not exist or is closed to you, naming the remedy.
     """
     import datasets
+    import huggingface_hub
 
     repository, config, revision, split = re.fullmatch(
         r"([^:@#]+)(?::([^@#]+))?(?:@([^#]+))?(?:#(\w+))?", name
     ).groups()
     token = os.environ.get("HF_TOKEN") or None
     try:
+        huggingface_hub.HfApi().dataset_info(repository, revision=revision, token=token)  # fails at once and says why
         stream = datasets.load_dataset(
             repository, config, split=split or "train", revision=revision, streaming=True, token=token
         )
@@ -263,9 +279,9 @@ def explain_hub_error(error: BaseException, what: str) -> str:
     while seen is not None and seen not in chain:
         chain.append(seen)
         seen = seen.__cause__ or seen.__context__
-    kinds = {type(e).__name__ for e in chain}
+    kinds = {kind.__name__ for e in chain for kind in type(e).__mro__}
     status = next((s for e in chain if (s := getattr(getattr(e, "response", None), "status_code", None))), None)
-    if "GatedRepoError" in kinds or status == 403:
+    if "GatedRepoError" in kinds or status == 403 or "is a gated dataset" in str(error):
         return (
             f"the {what} is gated (403). Ask for access on its page, then set HF_TOKEN to a token of the account "
             "that was granted it."
@@ -276,14 +292,16 @@ def explain_hub_error(error: BaseException, what: str) -> str:
             "private one set HF_TOKEN (on Colab: a secret of that name)."
         )
     if "RepositoryNotFoundError" in kinds or "DatasetNotFoundError" in kinds or status == 404:
-        return f"there is no such {what} or revision on the Hub (404), or it is private. Check the spelling of the id."
-    offline = {"OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout", "LocalEntryNotFoundError"}
-    if kinds & offline or isinstance(error, OSError):
+        return (
+            f"there is no such {what} or revision on the Hub (404), or it is private. Check the spelling; for a "
+            "private one set HF_TOKEN to a token of an account that may read it."
+        )
+    if kinds & {"TransportError", "ConnectionError", "LocalEntryNotFoundError"}:
         local = "the embedded smollm2-135m" if what == "model" else "the embedded pydocs"
         return (
             f"the Hub cannot be reached and this {what} is not in the cache. Go online, or use a local path or {local}."
         )
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 # --- common -------------------------------------------------------------------------------------------------------
@@ -320,6 +338,12 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
             )
         try:
             messages = chat.to_messages(row, shape)
+            "".join(turn["content"] for turn in messages).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise DataError(
+                f"{name}, row {number}: {half} is half a character. Remove it, or cut the text elsewhere."
+            ) from None
         except (DataError, AttributeError, TypeError) as error:
             raise DataError(f"{name}, row {number}: {error}.") from None
         task = row.get("task") if isinstance(row.get("task"), str) else "text"

@@ -15,8 +15,10 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
 
-from nbhelpers import chat, memory
+from nbhelpers import chat, cost, memory, models, profiles
 from nbhelpers.errors import NotebookError
+
+RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,12 @@ class Training:
     """What one training did.
 
     `losses` has one mean negative log-likelihood (nats a labelled token) an optimizer step; `tokens` counts real
-    tokens, padding left out; `peak_memory_bytes` is the rise over the process before training (so it does not hold
-    the weights, which were there already); `seconds` is wall time of the steps.
+    tokens, padding left out; `seconds` is wall time of the steps.
     """
 
     losses: list[float]
     tokens: int
     seconds: float
-    peak_memory_bytes: int
 
     @property
     def tokens_per_second(self) -> float:
@@ -39,9 +39,15 @@ class Training:
 
 
 class Watch(TrainerCallback):
-    """Stops the run on a loss that is not finite, before it can reach a checkpoint or a metric."""
+    """Prints a line ten times a training, and stops it on a loss that is not finite before a checkpoint can hold it."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in (logs or {}) and state.global_step % max(1, state.max_steps // 10) == 0:
+            left = (time.perf_counter() - self.started) * (state.max_steps / state.global_step - 1)
+            print(f"step {state.global_step}/{state.max_steps}  loss {float(logs['loss']):.3f}  {left:.0f} s to go")
         loss, norm = (logs or {}).get("loss"), (logs or {}).get("grad_norm")
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if value is not None and not math.isfinite(float(value)):
@@ -134,6 +140,52 @@ def length_grouped(dataset, batch_size: int, batches: int, seed: int):
     return dataset.select(order[: batches * batch_size])
 
 
+def count_tokens(run, train_dataset) -> memory.Plan:
+    """Count, without training, what `sft_trainer` will feed the model from these rows."""
+    p = run.parameters
+    size = p.per_device_train_batch_size
+    rows = length_grouped(train_dataset, size, p.max_steps * p.gradient_accumulation_steps, p.seed)
+    lengths = np.array([len(ids) for ids in rows["input_ids"]]).reshape(-1, size)
+    labelled = np.array([sum(label != chat.IGNORE for label in row) for row in rows["labels"]]).reshape(-1, size)
+    largest, most_labelled = (lengths.max(1) * size).max(), labelled.sum(1).max()
+    return memory.Plan(int(lengths.sum()), int(labelled.sum()), int(largest), int(most_labelled))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training is expected to take: peak bytes by part, seconds of its steps, and their price."""
+
+    parts: dict[str, int]
+    seconds: float
+    dollars: float
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+def forecast(run, name: str, method: str, train_dataset) -> Forecast:
+    """Predict a training before it starts, record the prediction in the run, and print it beside the free memory.
+
+    Args:
+        name: the variant, under which the prediction and later the measurement are recorded.
+        method: `full`, `lora` or `qlora`.
+
+    Raises:
+        ResourceError: it would not fit even if the prediction were too high by its error margin (`force` overrides).
+    """
+    p, device = run.parameters, run.hardware.device
+    shape, plan = memory.Shape.of(models.fetch(p.model_id)), count_tokens(run, train_dataset)
+    parts = memory.predict(shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing)
+    flops = cost.training_flops(shape, method, plan, p.gradient_checkpointing)
+    seconds = cost.training_seconds(flops, cost.matrix_product_rate(run.dtype, device))
+    found = Forecast(parts, seconds, cost.dollars(seconds, cost.prices()[run.profile.price].dollars_per_hour))
+    fits = memory.check(found.peak_memory_bytes, profiles.memory_free(device), p.force)
+    print(f"{name:8} {fits}; {plan.tokens:,} tokens in about {seconds:.0f} s, ${found.dollars:.4f}")
+    run.predict(**{f"{name}.{key}": getattr(found, key) for key in RECORDED})
+    return found
+
+
 def sft_trainer(run, model, tokenizer, train_dataset, peft_config=None, **overrides) -> SFTTrainer:
     """A trainer for encoded rows (`input_ids`, `labels`). The audits run first and stop on a silent mistake.
 
@@ -153,15 +205,41 @@ def sft_trainer(run, model, tokenizer, train_dataset, peft_config=None, **overri
         callbacks=[Watch()],
     )
     trainer.remove_callback(PrinterCallback)
+    for parameter in trainer.model.parameters():  # TRL puts QLoRA's adapters in bfloat16, which a T4 has not, and
+        if parameter.requires_grad and peft_config is not None:  # leaves LoRA's in float32: one precision for both
+            parameter.data = parameter.data.float()
     return trainer
 
 
 def train(trainer: SFTTrainer) -> Training:
-    """Run the trainer and report what it cost. Raises NotebookError on a loss that is not finite."""
+    """Run the trainer and report what its steps took. Raises NotebookError on a loss that is not finite."""
     trainer.real_tokens = 0
     start = time.perf_counter()
-    with memory.peak(trainer.args.device.type) as peak:
-        trainer.train()
+    trainer.train()
     seconds = time.perf_counter() - start
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Training([float(loss) for loss in losses], trainer.real_tokens, seconds, peak.bytes)
+    return Training([float(loss) for loss in losses], trainer.real_tokens, seconds)
+
+
+def measured(run, forecasts: dict[str, Forecast], trainings: dict[str, Training], peaks: dict[str, memory.Peak]):
+    """Record what each training took, and return a `pandas.DataFrame` that sets it beside the forecast."""
+    import pandas as pd
+
+    price = cost.prices()[run.profile.price].dollars_per_hour
+    rows = {}
+    for name, training in trainings.items():
+        found = (peaks[name].bytes, training.seconds, cost.dollars(training.seconds, price))
+        run.measure(**{f"{name}.{key}": value for key, value in zip(RECORDED, found, strict=True)})
+        run.measure(**{f"{name}.tokens_per_second": training.tokens_per_second})
+        expected = forecasts[name]
+        rows[name] = {
+            "peak MiB, predicted": round(expected.peak_memory_bytes / 2**20),
+            "measured": round(found[0] / 2**20),
+            "off by": f"{expected.peak_memory_bytes / found[0] - 1:+.0%}",
+            "seconds, predicted": round(expected.seconds),
+            "measured ": round(training.seconds),
+            "off by ": f"{expected.seconds / training.seconds - 1:+.0%}",
+            "tokens/s": round(training.tokens_per_second),
+            "dollars": f"{found[2]:.4f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,0 +1,71 @@
+"""What a training will take: floating-point operations from the model's shape, time from a measured rate, money."""
+
+import csv
+import time
+from dataclasses import dataclass
+
+from nbhelpers.errors import NotebookError
+from nbhelpers.memory import Plan, Shape
+from nbhelpers.run import repository_root
+
+# Share of this machine's own matrix-product rate that a training step reaches. Attention, normalisation, casts and
+# Python are the rest. Measured on two CPU cores with SmolLM2-135M under LoRA (see outputs/reference).
+SHARE_OF_PEAK = 0.25
+
+
+@dataclass(frozen=True)
+class Price:
+    """One row of data/prices.csv."""
+
+    name: str
+    dollars_per_hour: float
+    what: str
+    source: str
+    date: str
+
+
+def prices() -> dict[str, Price]:
+    """The price table by name. Raises NotebookError where data/prices.csv is not there."""
+    path = repository_root() / "data" / "prices.csv"
+    if not path.exists():
+        raise NotebookError(f"{path} is missing; it comes with the repository. Set dollars_per_hour instead.")
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [row | {"dollars_per_hour": float(row["dollars_per_hour"])} for row in csv.DictReader(file)]
+    return {row["name"]: Price(**row) for row in rows}
+
+
+def dollars(seconds: float, dollars_per_hour: float) -> float:
+    """Price of `seconds` of machine time, billed by the second."""
+    return seconds / 3600 * dollars_per_hour
+
+
+def training_flops(shape: Shape, method: str, plan: Plan, gradient_checkpointing: bool = False) -> float:
+    """Floating-point operations of a training.
+
+    Two operations a weight and token forward, two backward for the gradient of the activations, two more for the
+    gradient of the weights, which frozen weights do not need (Kaplan et al. 2020, section 2.1: 6N in all, so 4N under
+    LoRA); checkpointing repeats the forward pass. The vocabulary projection counts for labelled tokens only.
+    """
+    passes = {"full": 6, "lora": 4, "qlora": 4}[method] + (2 if gradient_checkpointing else 0)
+    return passes * (shape.linear_parameters * plan.tokens + shape.head_parameters * plan.labelled_tokens)
+
+
+def matrix_product_rate(dtype: str, device: str = "cpu", size: int = 1024) -> float:
+    """Floating-point operations a second of a square matrix product on this machine, the best of several."""
+    import torch
+
+    a = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        b = a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    del b
+    return 2 * size**3 / best
+
+
+def training_seconds(flops: float, rate: float, share_of_peak: float = SHARE_OF_PEAK) -> float:
+    """Time of `flops` operations on a machine whose matrix products run at `rate` operations a second."""
+    return flops / (rate * share_of_peak)

@@ -1,0 +1,73 @@
+"""Every notebook and every solution runs from end to end under `smoke`, offline, as a user would run it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nbhelpers.run import repository_root
+from nbhelpers.suite import reference_is_current
+
+ROOT = repository_root()
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+OFFLINE = Path(__file__).parent / "offline"
+
+
+def papermill(notebook, folder, *arguments):
+    """Run a notebook from an unrelated folder, its kernel without a network; the finished process and its output."""
+    environment = os.environ | {"PYTHONPATH": str(OFFLINE)}
+    out = folder / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", str(notebook), str(out), "-k", "python3", "--no-progress-bar"]
+    command += ["-p", "output_dir", str(folder / "outputs"), "-p", "run_id", "test", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    return done, out
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_under_smoke_without_a_network(path, tmp_path):
+    done, out = papermill(path, tmp_path, "-p", "profile", "smoke")
+    assert done.returncode == 0, done.stderr[-3_000:]
+    metrics = json.loads((tmp_path / "outputs" / "test" / path.stem / "metrics.json").read_text())
+    assert metrics["status"] == "completed"
+    assert metrics["metrics"]
+    assert metrics["predicted"].keys() <= metrics["measured"].keys()
+    assert metrics["measured"]["notebook_seconds"] < 90
+    for cell in nbformat.read(out, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {}), cell.id
+            assert output.get("name") != "stderr", f"{cell.id}: {output.get('text', '')[:300]}"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_run(path, tmp_path):
+    done, _ = papermill(path, tmp_path, "-p", "profile", "smoke")
+    assert done.returncode == 0, done.stderr[-3_000:]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_an_unknown_parameter_is_refused_and_nothing_written(path, tmp_path):
+    done, _ = papermill(path, tmp_path, "-p", "profile", "smoke", "-p", "max_stepz", "5")
+    assert done.returncode != 0
+    assert "max_stepz is not a parameter of this notebook; did you mean max_steps?" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_offline_kernel_really_has_no_network(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    source = "import socket\nsocket.create_connection(('192.0.2.1', 80), timeout=1)"
+    notebook.cells = [nbformat.v4.new_code_cell(source)]
+    nbformat.write(notebook, tmp_path / "reach.ipynb")
+    done, _ = papermill(tmp_path / "reach.ipynb", tmp_path)
+    assert done.returncode != 0
+    assert "reached for the network" in done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_reference_belongs_to_this_code(path):
+    reference = ROOT / "outputs" / "reference"
+    assert reference_is_current(path, reference), f"{path.name} has changed since its reference run: make reference"

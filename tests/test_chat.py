@@ -1,0 +1,386 @@
+import html
+import random
+import re
+
+import datasets
+import pytest
+
+from nbhelpers import chat
+from nbhelpers.errors import AuditError, DataError, ModelError
+
+
+def turn(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
+
+
+SYSTEM, ASK, ANSWER = turn("system", "Be brief."), turn("user", "Why?"), turn("assistant", "Because.")
+CONVERSATIONS = {
+    "single": [ASK, ANSWER],
+    "with system": [SYSTEM, ASK, ANSWER],
+    "multi-turn": [ASK, ANSWER, turn("user", "And then?"), turn("assistant", "Then\n\nnothing.\n")],
+    "multi-turn with system": [SYSTEM, ASK, ANSWER, turn("user", "And?"), turn("assistant", "def f(a):\n    pass")],
+}
+
+
+def random_conversation(seed: int) -> list[dict]:
+    rng = random.Random(seed)
+    words = ["word", "naïve", "日本語", "🙂", "<b>", "a_b(c)", "\n", "\t", "  ", "user", "x" * 30]
+
+    def text() -> str:
+        return "A" + " ".join(rng.choices(words, k=rng.randint(1, 15)))
+
+    pairs = [t for _ in range(rng.randint(1, 4)) for t in (turn("user", text()), turn("assistant", text()))]
+    return [turn("system", text()), *pairs] if rng.random() < 0.5 else pairs
+
+
+ALL = [*CONVERSATIONS.values(), *map(random_conversation, range(20))]
+
+
+# --- shapes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "shape", "expected"),
+    [
+        ({"messages": [SYSTEM, ASK, ANSWER | {"extra": 1}]}, "messages", [SYSTEM, ASK, ANSWER]),
+        (
+            {
+                "conversations": [
+                    {"from": "system", "value": "Be brief."},
+                    {"from": "human", "value": "Why?"},
+                    {"from": "gpt", "value": "Because."},
+                ]
+            },
+            "sharegpt",
+            [SYSTEM, ASK, ANSWER],
+        ),
+        ({"prompt": "Why?", "completion": "Because."}, "prompt/completion", [ASK, ANSWER]),
+        ({"prompt": [SYSTEM, ASK], "completion": [ANSWER]}, "prompt/completion", [SYSTEM, ASK, ANSWER]),
+        ({"instruction": "Why?", "output": "Because."}, "alpaca", [ASK, ANSWER]),
+        ({"instruction": "Why?", "input": "", "output": "Because."}, "alpaca", [ASK, ANSWER]),
+        (
+            {"instruction": "Why?", "input": "It rains.", "output": "Because."},
+            "alpaca",
+            [turn("user", "Why?\n\nIt rains."), ANSWER],
+        ),
+    ],
+)
+def test_every_shape_is_recognised_and_becomes_messages(row, shape, expected):
+    assert chat.recognise({*row, "id", "source"}) == shape
+    assert chat.to_messages(row, shape) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "shape"),
+    [
+        ({"prompt", "chosen", "rejected"}, "preference"),
+        ({"text"}, "text"),
+        ({"text", "messages"}, "messages"),
+        ({"prompt", "completion", "messages"}, "messages"),
+    ],
+)
+def test_the_most_specific_shape_wins(columns, shape):
+    assert chat.recognise(columns) == shape
+
+
+@pytest.mark.parametrize("columns", [set(), {"prompt"}, {"question", "answer"}, {"Messages"}])
+def test_unknown_columns_are_refused_with_the_known_shapes(columns):
+    with pytest.raises(DataError) as caught:
+        chat.recognise(columns)
+    assert all(shape in str(caught.value) for shape in chat.SHAPES)
+    assert all(column in str(caught.value) for column in columns)
+
+
+@pytest.mark.parametrize(
+    ("row", "shape", "message"),
+    [
+        ({"messages": []}, "messages", r"messages is \[\], expected a list"),
+        ({"messages": None}, "messages", "messages is None, expected a list"),
+        ({"messages": "Why?"}, "messages", "messages is 'Why\\?', expected a list"),
+        ({"messages": ["Why?"]}, "messages", "turn 0 is 'Why\\?', expected a role of system, user, assistant, tool"),
+        ({"messages": [ASK, turn("bot", "x")]}, "messages", "turn 1 is .*'bot'.*, expected a role"),
+        ({"messages": [{"content": "Why?"}, ANSWER]}, "messages", "turn 0 is .*, expected a role"),
+        ({"messages": [ASK, turn("assistant", " \n")]}, "messages", r"turn 1 \(assistant\) has content ' \\n'"),
+        ({"messages": [turn("user", None), ANSWER]}, "messages", r"turn 0 \(user\) has content None, expected text"),
+        ({"messages": [turn("user", ["x"]), ANSWER]}, "messages", r"turn 0 \(user\) has content \['x'\]"),
+        ({"messages": [ASK]}, "messages", "last turn is the user's; there is no answer"),
+        ({"conversations": "Why?"}, "sharegpt", "conversations is str, expected a list"),
+        ({"conversations": []}, "sharegpt", r"\[\], expected a list"),
+        ({"conversations": ["Why?"]}, "sharegpt", "turn 0 is 'Why\\?', expected a role"),
+        ({"conversations": [{"from": "bing", "value": "x"}]}, "sharegpt", "turn 0 is .*bing.*, expected a role"),
+        ({"conversations": [{"from": "human"}]}, "sharegpt", r"turn 0 \(user\) has content None"),
+        ({"prompt": "Why?", "completion": ""}, "prompt/completion", r"turn 1 \(assistant\) has content ''"),
+        ({"prompt": [ASK], "completion": "Because."}, "prompt/completion", r"turn 0 \(user\) has content \["),
+        ({"instruction": None, "output": "x"}, "alpaca", r"turn 0 \(user\) has content None"),
+        ({"instruction": "", "input": "It rains.", "output": "x"}, "alpaca", r"turn 0 \(user\) has content None"),
+        ({"instruction": "Why?", "output": 3}, "alpaca", r"turn 1 \(assistant\) has content 3, expected text"),
+        ({"text": "words"}, "text", "text rows hold no question"),
+        ({"chosen": [ANSWER], "rejected": [ANSWER]}, "preference", "preference rows hold no question"),
+    ],
+)
+def test_a_malformed_row_is_refused_and_the_message_says_where(row, shape, message):
+    with pytest.raises(DataError, match=message):
+        chat.to_messages(row, shape)
+
+
+# --- what is trained ----------------------------------------------------------------------------------------------
+
+
+def trained_text(row: dict, tokenizer) -> str:
+    return tokenizer.decode([label for label in row["labels"] if label != chat.IGNORE])
+
+
+@pytest.mark.parametrize("messages", ALL)
+def test_the_labels_are_the_answers_and_their_end_as_the_template_writes_it(messages, smoke):
+    row = chat.encode(messages, smoke[1])
+    answers = [t["content"] for t in messages if t["role"] == "assistant"]
+    assert trained_text(row, smoke[1]) == "".join(f"{answer}<|im_end|>\n" for answer in answers)
+    assert len(row["labels"]) == len(row["input_ids"])
+    pairs = zip(row["input_ids"], row["labels"], strict=True)
+    assert all(label in (token, chat.IGNORE) for token, label in pairs)
+
+
+@pytest.mark.parametrize("messages", ALL)
+def test_the_prompt_trained_on_is_the_one_a_server_tokenises(messages, smoke):
+    row = chat.encode(messages, smoke[1])
+    for i, t in enumerate(messages):
+        if t["role"] == "assistant":
+            prompt = chat.render(messages[:i], smoke[1], add_generation_prompt=True)
+            ids = smoke[1](prompt, add_special_tokens=False)["input_ids"]
+            assert row["input_ids"][: len(ids)] == ids
+            assert row["labels"][len(ids) - 1] == chat.IGNORE
+            assert row["labels"][len(ids)] == row["input_ids"][len(ids)]
+
+
+@pytest.fixture
+def trl_rows(model, tokenizer, tmp_path):
+    """What TRL's own SFTTrainer makes of a dataset."""
+    from trl import SFTConfig, SFTTrainer
+
+    def prepare(rows: list[dict], **options):
+        config = SFTConfig(tmp_path, use_cpu=True, bf16=False, max_length=None, report_to="none", **options)
+        data = datasets.Dataset.from_list(rows)
+        return SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer).train_dataset
+
+    return prepare
+
+
+def test_ids_and_labels_are_those_of_trl_for_prompt_and_completion(trl_rows, tokenizer):
+    prepared = trl_rows([{"prompt": messages[:-1], "completion": messages[-1:]} for messages in ALL])
+    assert len(prepared) == len(ALL)
+    for messages, theirs in zip(ALL, prepared, strict=True):
+        ours = chat.encode(messages, tokenizer)
+        assert ours["input_ids"] == theirs["input_ids"]
+        if sum(t["role"] == "assistant" for t in messages) == 1:
+            assert ours["labels"] == theirs["labels"]
+        else:  # TRL trains the completion alone, we every answer
+            assert [a for a, b in zip(ours["labels"], theirs["labels"], strict=True) if b != chat.IGNORE] == [
+                b for b in theirs["labels"] if b != chat.IGNORE
+            ]
+
+
+def test_labels_are_those_of_trl_for_every_answer_of_a_conversation(trl_rows, tokenizer):
+    plain = "{{ message['content'] }}<|im_end|>\n"
+    marked = "{% if message['role'] == 'assistant' %}{% generation %}PLAIN{% endgeneration %}{% else %}PLAIN{% endif %}"
+    assert plain in tokenizer.chat_template
+    tokenizer.chat_template = tokenizer.chat_template.replace(plain, marked.replace("PLAIN", plain))
+    prepared = trl_rows([{"messages": messages} for messages in ALL], assistant_only_loss=True)
+    for messages, theirs in zip(ALL, prepared, strict=True):
+        ours = chat.encode(messages, tokenizer)
+        assert (ours["input_ids"], ours["labels"]) == (theirs["input_ids"], theirs["labels"])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param(
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role != 'assistant' or loop.last %}"
+            "{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+            id="drops earlier answers",
+        ),
+        pytest.param(
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+            id="asks with a prefix that answers lack",
+        ),
+    ],
+)
+def test_a_template_that_rewrites_history_stops_the_run(template, tokenizer):
+    tokenizer.chat_template = template
+    with pytest.raises(AuditError, match="different prompts: use the model's training-safe template"):
+        chat.encode(CONVERSATIONS["multi-turn"], tokenizer)
+
+
+def test_an_answer_that_merges_with_its_prompt_stops_the_run(smoke):
+    with pytest.raises(AuditError, match=r"start of the answer '\\n\\n\\nBecause.*Strip the white space"):
+        chat.encode([ASK, turn("assistant", "\n\n\nBecause.")], smoke[1])
+
+
+def test_a_tokenizer_without_a_template_is_refused(tokenizer):
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="has no chat template"):
+        chat.encode(CONVERSATIONS["single"], tokenizer)
+
+
+# --- rows of a dataset --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return datasets.Dataset.from_list([{"id": str(i), "messages": m, "other": i} for i, m in enumerate(ALL)])
+
+
+def test_rows_are_kept_whole_or_dropped_and_counted(rows, smoke):
+    whole = [chat.encode(messages, smoke[1]) for messages in ALL]
+    lengths = sorted(len(row["input_ids"]) for row in whole)
+    limit = lengths[len(lengths) // 2]
+    encoded = chat.encode_rows(rows, smoke[1], limit, keep=("id",))
+    expected = [row | {"id": str(i)} for i, row in enumerate(whole) if len(row["input_ids"]) <= limit]
+    assert encoded.dataset.to_list() == expected
+    assert 0 < encoded.dropped_too_long < encoded.read
+    assert encoded.read == len(encoded.dataset) + encoded.dropped_too_long == len(ALL)
+    assert (
+        str(encoded)
+        == f"{len(ALL)} rows read = {len(expected)} kept + {len(ALL) - len(expected)} longer than max_length"
+    )
+
+
+def test_the_longest_row_fits_its_own_length(rows, smoke):
+    longest = max(len(chat.encode(messages, smoke[1])["input_ids"]) for messages in ALL)
+    assert chat.encode_rows(rows, smoke[1], longest).dropped_too_long == 0
+    assert chat.encode_rows(rows, smoke[1], longest - 1).dropped_too_long == 1
+
+
+def test_a_limit_below_every_row_is_refused_with_the_length_of_the_shortest(rows, smoke):
+    shortest = min(len(chat.encode(messages, smoke[1])["input_ids"]) for messages in ALL)
+    message = f"max_length={shortest - 1} is shorter than every row: the shortest of {len(ALL)} has {shortest} tokens"
+    with pytest.raises(DataError, match=message):
+        chat.encode_rows(rows, smoke[1], shortest - 1)
+
+
+# --- audits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def good(smoke):
+    return [chat.encode(messages, smoke[1]) for messages in ALL]
+
+
+def test_good_rows_pass_and_are_counted(good, smoke):
+    counted = chat.audit(good, smoke[1], smoke[0])
+    labelled = sum(label != chat.IGNORE for row in good for label in row["labels"])
+    tokens = sum(len(row["input_ids"]) for row in good)
+    share = pytest.approx(labelled / tokens)
+    assert counted == {"rows": len(good), "tokens": tokens, "labelled_tokens": labelled, "labelled_share": share}
+
+
+def mask(row: dict, tokenizer) -> None:
+    row["labels"] = [chat.IGNORE] * len(row["labels"])
+
+
+def cut_the_end(row: dict, tokenizer) -> None:
+    end = max(i for i, token in enumerate(row["input_ids"]) if token == tokenizer.eos_token_id)
+    row["input_ids"], row["labels"] = row["input_ids"][:end], row["labels"][:end]
+
+
+def mask_the_end(row: dict, tokenizer) -> None:
+    ends = [i for i, token in enumerate(row["input_ids"]) if token == tokenizer.eos_token_id]
+    row["labels"][ends[-1]] = chat.IGNORE
+
+
+def double_the_start(row: dict, tokenizer) -> None:
+    row["input_ids"], row["labels"] = [row["input_ids"][0], *row["input_ids"]], [chat.IGNORE, *row["labels"]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (mask, r"1 of 24 rows \(first: \[3\]\) have no label.*raise max_length, or look at the row with chat.show"),
+        (cut_the_end, r"1 of 24 rows \(first: \[3\]\) do not train the end.*'<\|im_end\|>'.*Set tokenizer.eos_token"),
+        (mask_the_end, r"1 of 24 rows \(first: \[3\]\) do not train the end"),
+        (double_the_start, r"1 of 24 rows \(first: \[3\]\) begin with BOS twice.*add_special_tokens=False"),
+    ],
+)
+def test_one_spoilt_row_stops_the_run_with_the_remedy(spoil, message, good, tokenizer):
+    assert len(good) == 24
+    spoil(good[3], tokenizer)
+    with pytest.raises(AuditError, match=message) as caught:
+        chat.audit(good, tokenizer)
+    assert str(caught.value).count("\n  - ") == 1
+
+
+def test_every_mistake_is_named_at_once(good, tokenizer):
+    for i, spoil in enumerate((mask, cut_the_end, double_the_start)):
+        spoil(good[i], tokenizer)
+    with pytest.raises(AuditError) as caught:
+        chat.audit(good, tokenizer)
+    assert str(caught.value).count("\n  - ") == 3
+
+
+def test_an_eos_that_the_template_does_not_write_stops_the_run(good, tokenizer):
+    tokenizer.eos_token = "<|endoftext|>"
+    with pytest.raises(AuditError, match=r"24 of 24 rows .* do not train the end .*'<\|endoftext\|>'"):
+        chat.audit(good, tokenizer)
+
+
+def test_the_stop_tokens_of_the_generation_config_count(good, model, tokenizer):
+    end = tokenizer.eos_token_id
+    tokenizer.eos_token = "<|endoftext|>"
+    model.generation_config.eos_token_id = [end, 7]
+    assert chat.stop_token_ids(tokenizer, model) == {end, 7, tokenizer.eos_token_id}
+    chat.audit(good, tokenizer, model)
+    model.generation_config.eos_token_id = end
+    assert chat.stop_token_ids(tokenizer, model) == {end, tokenizer.eos_token_id}
+    tokenizer.eos_token = model.generation_config.eos_token_id = None
+    assert chat.stop_token_ids(tokenizer, model) == set()
+
+
+def test_tokenising_rendered_text_with_its_own_bos_is_found(good, tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos])
+    text = chat.render(CONVERSATIONS["single"], tokenizer)
+    ids = tokenizer(text)["input_ids"]
+    with pytest.raises(AuditError, match="BOS twice"):
+        chat.audit([{"input_ids": ids, "labels": ids}], tokenizer)
+    chat.audit([chat.encode(CONVERSATIONS["single"], tokenizer)], tokenizer)
+
+
+# --- showing and prompting ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("messages", ALL)
+def test_a_shown_row_is_the_rendered_text_with_the_answers_marked(messages, smoke):
+    view = chat.show(chat.encode(messages, smoke[1]), smoke[1])
+    text = chat.render(messages, smoke[1])
+    assert repr(view).replace("«", "").replace("»", "") == text
+    answers = [f"{t['content']}<|im_end|>\n" for t in messages if t["role"] == "assistant"]
+    assert re.findall("«(.*?)»", repr(view), re.S) == answers
+    page = view._repr_html_()
+    assert [html.unescape(part) for part in re.findall("<span[^>]*>(.*?)</span>", page, re.S)] == answers
+    assert html.unescape(re.sub("</?(pre|span)[^>]*>", "", page)) == text
+
+
+def test_a_shown_row_cannot_put_markup_into_the_page(smoke):
+    evil = "<script>alert('&')</script>"
+    row = chat.encode([turn("user", evil), turn("assistant", evil)], smoke[1])
+    page = chat.show(row, smoke[1])._repr_html_()
+    assert "<script" not in page
+    assert page.count(html.escape(evil)) == 2
+
+
+def test_examples_stand_between_the_system_prompt_and_the_question():
+    example = [turn("system", "Other."), turn("user", "1+1?"), turn("assistant", "2")]
+    asked = chat.with_examples([SYSTEM, ASK, ANSWER], [example, example[1:]])
+    assert asked == [SYSTEM, *example[1:], *example[1:], ASK]
+    assert chat.with_examples([ASK, ANSWER], []) == [ASK]
+    assert chat.with_examples([SYSTEM, ASK, ANSWER], []) == [SYSTEM, ASK]
+
+
+def test_the_key_of_a_question_leaves_out_its_answer_case_and_white_space():
+    key = chat.fold([turn("user", "Why  is\nit?"), ANSWER])
+    assert key == chat.fold([turn("user", "why is it?"), turn("assistant", "No.")])
+    assert key != chat.fold([turn("user", "Why is that?"), ANSWER])
+    assert key != chat.fold([SYSTEM, turn("user", "Why is it?"), ANSWER])

