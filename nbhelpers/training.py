@@ -221,6 +221,11 @@ def train(trainer: SFTTrainer) -> Training:
     return Training([float(loss) for loss in losses], trainer.real_tokens, seconds)
 
 
+def _off(expected: float, found: float) -> str:
+    """How far a prediction was off; a rise of nothing happens where a process reuses memory that it holds already."""
+    return f"{expected / found - 1:+.0%}" if found else "nothing to compare"
+
+
 def measured(run, forecasts: dict[str, Forecast], trainings: dict[str, Training], peaks: dict[str, memory.Peak]):
     """Record what each training took, and return a `pandas.DataFrame` that sets it beside the forecast."""
     import pandas as pd
@@ -235,10 +240,10 @@ def measured(run, forecasts: dict[str, Forecast], trainings: dict[str, Training]
         rows[name] = {
             "peak MiB, predicted": round(expected.peak_memory_bytes / 2**20),
             "measured": round(found[0] / 2**20),
-            "off by": f"{expected.peak_memory_bytes / found[0] - 1:+.0%}",
+            "off by": _off(expected.peak_memory_bytes, found[0]),
             "seconds, predicted": round(expected.seconds),
             "measured ": round(training.seconds),
-            "off by ": f"{expected.seconds / training.seconds - 1:+.0%}",
+            "off by ": _off(expected.seconds, training.seconds),
             "tokens/s": round(training.tokens_per_second),
             "dollars": f"{found[2]:.4f}",
         }

@@ -1,0 +1,52 @@
+from datetime import date
+
+import pytest
+
+from nbhelpers import cost, memory, models, profiles
+from nbhelpers.errors import NotebookError
+
+
+def test_every_price_has_a_source_and_a_date():
+    for price in cost.prices().values():
+        assert price.dollars_per_hour > 0
+        assert price.what
+        assert price.source.startswith("https://")
+        assert date(2025, 1, 1) < date.fromisoformat(price.date)
+
+
+def test_every_profile_has_a_price():
+    assert {profile.price for profile in profiles.PROFILES.values()} <= cost.prices().keys()
+
+
+def test_a_missing_table_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(cost, "repository_root", lambda: tmp_path)
+    with pytest.raises(NotebookError, match=r"prices.csv is missing"):
+        cost.prices()
+
+
+def test_an_hour_costs_the_hourly_price():
+    assert cost.dollars(3_600, 2.5) == 2.5
+    assert cost.dollars(36, 2.5) == pytest.approx(0.025)
+
+
+def test_operations_a_token_follow_the_method():
+    shape = memory.Shape.of(models.fetch("smoke"))
+    plan = memory.Plan(tokens=1_000, labelled_tokens=0, largest_batch_tokens=0, largest_batch_labelled_tokens=0)
+    flops = {kind: cost.training_flops(shape, kind, plan) for kind in ("full", "lora", "qlora")}
+    assert flops["full"] == 6 * shape.linear_parameters * 1_000
+    assert flops["lora"] == flops["qlora"] == pytest.approx(flops["full"] * 4 / 6)
+    assert cost.training_flops(shape, "full", plan, True) == pytest.approx(flops["full"] * 8 / 6)
+
+
+def test_labelled_tokens_alone_pay_for_the_vocabulary():
+    shape = memory.Shape.of(models.fetch("smoke"))
+    none, some = (cost.training_flops(shape, "full", memory.Plan(1_000, n, 0, 0)) for n in (0, 100))
+    assert some - none == 6 * shape.head_parameters * 100
+
+
+def test_the_matrix_product_rate_is_a_rate():
+    assert 1e9 < cost.matrix_product_rate("float32", size=256) < 1e15
+
+
+def test_time_is_operations_over_the_rate_that_is_reached():
+    assert cost.training_seconds(1e12, 1e12, share_of_peak=0.5) == 2

@@ -1,0 +1,120 @@
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from nbhelpers import chat, memory, models
+from nbhelpers.errors import ResourceError
+
+MIB = 2**20
+
+
+def test_peak_sees_what_was_allocated_and_freed_within():
+    with memory.peak() as peak:
+        block = torch.ones(50 * MIB)  # 200 MiB of float32
+        del block
+    assert 195 * MIB < peak.bytes < 230 * MIB
+
+
+def test_a_second_peak_does_not_remember_the_first():
+    with memory.peak():
+        block = torch.ones(50 * MIB)
+        del block
+    with memory.peak() as peak:
+        torch.ones(5 * MIB)
+    assert peak.bytes < 40 * MIB
+
+
+def test_sampling_agrees_where_the_kernel_has_no_mark_to_reset(monkeypatch):
+    def refuse(self, text):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    with memory.peak() as peak:
+        block = torch.ones(50 * MIB)
+        torch.cumsum(block, 0)
+        del block
+    assert 195 * MIB < peak.bytes < 450 * MIB
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return memory.Shape.of(models.fetch("smoke"))
+
+
+def test_shape_counts_the_parameters_of_the_real_model(shape, smoke):
+    assert shape.parameters == sum(p.numel() for p in smoke[0].parameters())
+    linear = [m for name, m in smoke[0].named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in name]
+    assert shape.linear_parameters == sum(m.weight.numel() for m in linear)
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_lora_parameters_equal_what_peft_trains(shape, model, rank):
+    wrapped = get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert shape.lora_parameters(rank) == models.count_parameters(wrapped)["trainable"]
+
+
+def test_nf4_bytes_are_those_that_bitsandbytes_stores():
+    import bitsandbytes.functional as bnb
+
+    weight = torch.randn(1024, 1024)
+    packed, state = bnb.quantize_4bit(weight, quant_type="nf4", blocksize=64, compress_statistics=True)
+    stored = packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+    assert stored / weight.numel() == pytest.approx(memory.NF4_BYTES, rel=0.01)
+
+
+def test_predicted_activations_are_what_autograd_keeps(shape, model):
+    rows, length = 4, 64
+    wrapped = get_peft_model(model.bfloat16(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    parameters = {p.untyped_storage().data_ptr() for p in wrapped.parameters()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    head = wrapped.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:],))
+    ids = torch.randint(3, 2_000, (rows, length))
+    mask = torch.ones_like(ids)
+    mask[0, -1] = 0
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        output = wrapped(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    head.remove()
+    plan = memory.Plan(rows * length, rows, rows * length, rows)
+    predicted = memory.predict(shape, "lora", "bfloat16", plan, lora_rank=4)["activations"]
+    assert output.requires_grad
+    assert predicted == pytest.approx(sum(size for size, _ in kept.values()), rel=0.15)
+
+
+def test_quantisation_shrinks_the_weights_alone(shape):
+    plan = memory.Plan(1_000, 100, 512, 50)
+    lora, qlora = (memory.predict(shape, kind, "bfloat16", plan) for kind in ("lora", "qlora"))
+    assert qlora["weights"] < lora["weights"]
+    assert {part: qlora[part] for part in qlora if part != "weights"} == {p: lora[p] for p in lora if p != "weights"}
+
+
+def test_full_fine_tuning_pays_for_every_weight(shape):
+    plan = memory.Plan(1_000, 100, 512, 50)
+    parts = memory.predict(shape, "full", "float32", plan)
+    assert parts["gradients"] == 4 * shape.parameters
+    assert parts["optimizer"] == 8 * shape.parameters
+
+
+def test_checkpointing_keeps_a_small_share_of_the_activations(shape):
+    plan = memory.Plan(1_000, 100, 512, 50)
+    plain, checkpointed = (memory.predict(shape, "lora", "bfloat16", plan, 4, flag) for flag in (False, True))
+    assert checkpointed["activations"] < 0.5 * plain["activations"]
+
+
+def test_refuses_only_beyond_its_error_margin():
+    least = int(100 * MIB * (1 - memory.ERROR_MARGIN))
+    assert memory.check(100 * MIB, 200 * MIB).startswith("predicted")
+    assert memory.check(100 * MIB, least + MIB).startswith("WARNING")
+    with pytest.raises(ResourceError, match="per_device_train_batch_size"):
+        memory.check(100 * MIB, least - MIB)
+    assert memory.check(100 * MIB, least - MIB, force=True).startswith("WARNING")
+
+
+def test_ignore_is_the_label_that_torch_ignores():
+    assert torch.nn.CrossEntropyLoss().ignore_index == chat.IGNORE

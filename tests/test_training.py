@@ -1,0 +1,160 @@
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import trl
+from peft import LoraConfig
+
+from nbhelpers import chat, models, training
+from nbhelpers.errors import AuditError, NotebookError
+from nbhelpers.profiles import PROFILES, Hardware
+
+CPU = Hardware("cpu", 2, 2**34, None, 0, "Linux")
+T4 = Hardware("cpu", 2, 2**34, "Tesla T4", 2**34, "Linux")
+
+
+def run(tmp_path, hardware=CPU, dtype="float32", **changes):
+    parameters = SimpleNamespace(
+        max_steps=3, per_device_train_batch_size=4, gradient_accumulation_steps=1, learning_rate=1e-3, seed=0,
+        gradient_checkpointing=False, report_to="none", lora_rank=4, model_id="smoke", force=False,
+    )  # fmt: skip
+    parameters.__dict__ |= changes
+    recorded = {}
+    return SimpleNamespace(
+        parameters=parameters, hardware=hardware, dtype=dtype, folder=tmp_path, profile=PROFILES["smoke"],
+        predict=lambda **kw: recorded.update(kw), measure=lambda **kw: recorded.update(kw), recorded=recorded,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows(smoke):
+    rng = np.random.default_rng(0)
+    words = ["read", "write", "the", "file", "name", "returns", "list", "of", "every", "value", "open", "close", "path"]
+
+    def conversation():
+        q, a = (" ".join(rng.choice(words, rng.integers(2, 30))) for _ in range(2))
+        return chat.encode([{"role": "user", "content": q}, {"role": "assistant", "content": a}], smoke[1])
+
+    return datasets.Dataset.from_list([conversation() for _ in range(40)])
+
+
+def gradients(trainer_class, model, tokenizer, rows, tmp_path):
+    """Loss and gradients of one batch as this trainer computes them, with the batch's own count of labelled tokens."""
+    config = training.sft_config(run(tmp_path))
+    trainer = trainer_class(model, config, train_dataset=rows, processing_class=tokenizer)
+    batch = trainer.data_collator([rows[i] for i in range(6)])
+    count = (batch["labels"][:, 1:] != chat.IGNORE).sum()
+    loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=count)
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def test_loss_and_gradients_equal_trl_s(smoke, tokenizer, rows, tmp_path):
+    import copy
+
+    ours = gradients(training.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path)
+    theirs = gradients(trl.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    assert ours[1].keys() == theirs[1].keys()
+    for name, gradient in theirs[1].items():
+        torch.testing.assert_close(ours[1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_batches_are_alike_in_length_and_cover_each_epoch(rows):
+    ordered = training.length_grouped(rows.add_column("i", range(len(rows))), 4, 20, seed=1)
+    lengths = np.array([len(ids) for ids in ordered["input_ids"]]).reshape(20, 4)
+    assert sorted(ordered["i"][:40]) == list(range(40))
+    assert sorted(ordered["i"][40:]) == list(range(40))
+    everywhere = np.array([len(ids) for ids in rows["input_ids"]])
+    assert np.ptp(lengths, axis=1).mean() < 0.35 * np.ptp(everywhere)
+    means = lengths[:10].mean(1)
+    assert abs(np.corrcoef(means, np.arange(10))[0, 1]) < 0.9, "long to short would be a curriculum"
+
+
+def test_the_order_is_the_seed_s(rows):
+    orders = [training.length_grouped(rows, 4, 5, seed)["input_ids"] for seed in (0, 0, 1)]
+    assert list(orders[0]) == list(orders[1])
+    assert list(orders[0]) != list(orders[2])
+
+
+def test_fewer_rows_than_a_batch_still_fill_it(rows):
+    assert len(training.length_grouped(rows.select(range(3)), 8, 2, 0)) == 16
+
+
+def test_tokens_counted_before_are_those_trained_on(model, tokenizer, rows, tmp_path):
+    r = run(tmp_path, gradient_accumulation_steps=2)
+    plan = training.count_tokens(r, rows)
+    trainer = training.sft_trainer(r, model, tokenizer, rows)
+    result = training.train(trainer)
+    assert result.tokens == plan.tokens
+    assert len(result.losses) == 3
+    assert result.tokens_per_second > 0
+    assert plan.largest_batch_tokens >= plan.tokens / 6
+
+
+def test_training_lowers_the_loss(model, tokenizer, rows, tmp_path):
+    r = run(tmp_path, max_steps=30, learning_rate=3e-3)
+    losses = training.train(training.sft_trainer(r, model, tokenizer, rows)).losses
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(model, tokenizer, rows, tmp_path):
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(NotebookError, match="Lower learning_rate"):
+        training.train(training.sft_trainer(run(tmp_path), model, tokenizer, rows))
+
+
+def test_the_audit_comes_before_the_first_step(model, tokenizer, rows, tmp_path):
+    masked = rows.map(lambda row: {"labels": [chat.IGNORE] * len(row["labels"])})
+    with pytest.raises(AuditError, match="no label"):
+        training.sft_trainer(run(tmp_path), model, tokenizer, masked)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_adapters_of_both_kinds_train_in_float32(quantized, tokenizer, rows, tmp_path):
+    model, _ = models.load("smoke", "bfloat16", quantization_config=models.nf4("bfloat16") if quantized else None)
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = training.sft_trainer(run(tmp_path, dtype="bfloat16"), model, tokenizer, rows, lora)
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert trained
+    assert {p.dtype for p in trained} == {torch.float32}
+    frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
+    before = [p.detach().clone() for p in trained]
+    training.train(trainer)
+    assert any(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
+    for name, p in trainer.model.named_parameters():
+        if name in frozen:
+            assert torch.equal(p, frozen[name]), name
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "expected"),
+    [
+        (CPU, "float32", {"bf16": False, "fp16": False, "use_cpu": True}),
+        (CPU, "bfloat16", {"bf16": True, "fp16": False, "use_cpu": True}),
+        (T4, "float16", {"bf16": False, "fp16": True, "use_cpu": False}),
+        (T4, "bfloat16", {"bf16": True, "fp16": False, "use_cpu": False}),
+    ],
+)
+def test_precision_and_device_follow_the_hardware(hardware, dtype, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SFTConfig", dict)
+    config = training.sft_config(run(tmp_path, hardware, dtype))
+    assert expected.items() <= config.items()
+    assert config["logging_nan_inf_filter"] is False
+
+
+def test_a_forecast_is_recorded_beside_its_measurement(model, tokenizer, rows, tmp_path):
+    from nbhelpers import memory
+
+    r = run(tmp_path)
+    forecast = training.forecast(r, "full", "full", rows)
+    predicted = dict(r.recorded)
+    with memory.peak() as peak:
+        result = training.train(training.sft_trainer(r, model, tokenizer, rows))
+    frame = training.measured(r, {"full": forecast}, {"full": result}, {"full": peak})
+    assert predicted.keys() <= r.recorded.keys()
+    assert predicted["full.peak_memory_bytes"] == sum(forecast.parts.values())
+    assert frame.loc["full", "tokens/s"] > 0
