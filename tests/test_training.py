@@ -20,7 +20,7 @@ def run(tmp_path, hardware=CPU, dtype="float32", **changes):
         max_steps=3, per_device_train_batch_size=4, gradient_accumulation_steps=1, learning_rate=1e-3, seed=0,
         gradient_checkpointing=False, report_to="none", lora_rank=4, model_id="smoke", force=False,
     )  # fmt: skip
-    parameters.__dict__ |= changes
+    parameters.__dict__.update(changes)
     recorded = {}
     return SimpleNamespace(
         parameters=parameters, hardware=hardware, dtype=dtype, folder=tmp_path, profile=PROFILES["smoke"],
