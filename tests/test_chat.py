@@ -235,8 +235,8 @@ def test_rows_are_kept_whole_or_dropped_and_counted(rows, smoke):
     whole = [chat.encode(messages, smoke[1]) for messages in ALL]
     lengths = sorted(len(row["input_ids"]) for row in whole)
     limit = lengths[len(lengths) // 2]
-    encoded = chat.encode_rows(rows, smoke[1], limit, keep=("id",))
-    expected = [row | {"id": str(i)} for i, row in enumerate(whole) if len(row["input_ids"]) <= limit]
+    encoded = chat.encode_rows(rows, smoke[1], limit)
+    expected = [row | ids for row, ids in zip(rows, whole, strict=True) if len(ids["input_ids"]) <= limit]
     assert encoded.dataset.to_list() == expected
     assert 0 < encoded.dropped_too_long < encoded.read
     assert encoded.read == len(encoded.dataset) + encoded.dropped_too_long == len(ALL)

@@ -1,8 +1,9 @@
-"""The floors of nbhelpers: nothing imports upward or in a circle, and importing does nothing."""
+"""What holds for the whole of nbhelpers: its floors, imports that do nothing, and tests without a network."""
 
 import ast
 import graphlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,28 @@ for name in %r:
 
 def test_importing_every_module_changes_nothing(tmp_path):
     assert child(IMPORT_ALL % sorted(SOURCES.keys() - {"__init__"}), tmp_path).stdout == ""
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda: socket.socket().connect(("192.0.2.1", 80)),
+        lambda: socket.socket().connect_ex(("192.0.2.1", 80)),
+        lambda: socket.create_connection(("192.0.2.1", 80), timeout=1),
+        lambda: socket.getaddrinfo("example.org", 80),
+        lambda: socket.gethostbyname("example.org"),
+    ],
+    ids=["connect", "connect_ex", "create_connection", "getaddrinfo", "gethostbyname"],
+)
+def test_no_test_can_leave_this_machine(attempt, no_network):
+    with pytest.raises(AssertionError, match=r"A test tried to reach '(192\.0\.2\.1|example\.org)'"):
+        attempt()
+    assert len(no_network) == 1  # kept, so that a test fails even where the refusal was caught
+    no_network.clear()
+
+
+def test_a_test_can_reach_this_machine():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for host in ("127.0.0.1", "localhost"):
+            socket.create_connection((host, port), timeout=5).close()

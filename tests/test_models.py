@@ -32,7 +32,7 @@ ODD_TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def smoke() -> Path:
+def smoke_folder() -> Path:
     return models.fetch("smoke")
 
 
@@ -44,9 +44,9 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def model_folder(smoke, tmp_path) -> Path:
+def model_folder(smoke_folder, tmp_path) -> Path:
     """A copy of the smoke model to damage."""
-    return Path(shutil.copytree(smoke, tmp_path / "model"))
+    return Path(shutil.copytree(smoke_folder, tmp_path / "model"))
 
 
 def change_json(file: Path, **values) -> None:
@@ -64,15 +64,15 @@ def in_child(code: str) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def hub(smoke, tmp_path_factory):
+def hub(smoke_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     for name in ("tiny", "private", "gated", "damaged"):
-        shutil.copytree(smoke, folder / "models/org" / name)
+        shutil.copytree(smoke_folder, folder / "models/org" / name)
     tiny = folder / "models/org/tiny"
     (tiny / "pytorch_model.bin").write_bytes(b"a pickle")
     (tiny / "modeling.py").write_text("raise SystemExit")
     (tiny / "consolidated.safetensors").write_bytes(b"the weights once more")
-    shutil.copytree(smoke, folder / "models/org/tiny@v2")
+    shutil.copytree(smoke_folder, folder / "models/org/tiny@v2")
     change_json(folder / "models/org/tiny@v2/config.json", rms_norm_eps=0.125)
     (folder / "models/org/damaged/model.safetensors").write_bytes(b"not weights")
     with Hub(folder, {"org/private": OPENS_PRIVATE}, {"org/gated": OPENS_GATED}, {OPENS_NOTHING}) as hub:
@@ -109,8 +109,8 @@ def test_a_revision_is_fetched_as_itself(client):
         ("models.fetch('org/gated')", None, ["gated", "Ask for access", "HF_TOKEN"]),
         ("models.fetch('org/gated')", OPENS_NOTHING, ["403", "Ask for access", "HF_TOKEN"]),
         ("models.fetch('org/tiny', 'v3')", None, ["404", "revision"]),
-        ("models.fetch('org/a b')", None, ["alphanumeric"]),
-        ("models.load('org/damaged', 'float32')", None, ["could not be loaded"]),
+        ("models.fetch('org/a b')", OPENS_NOTHING, ["alphanumeric"]),
+        ("models.load('org/damaged', 'float32')", OPENS_NOTHING, ["could not be loaded"]),
     ],
 )
 def test_a_refusal_of_the_hub_names_the_model_and_the_remedy(client, expression, token, remedies):
@@ -118,6 +118,7 @@ def test_a_refusal_of_the_hub_names_the_model_and_the_remedy(client, expression,
     assert refusal["error"] == "ModelError"
     assert refusal["message"].startswith(expression.split("'")[1])
     assert all(remedy in refusal["message"] for remedy in remedies), refusal["message"]
+    assert not token or token[3:] not in refusal["message"] + refusal["traceback"]
 
 
 def test_a_token_opens_what_it_was_granted_and_shows_nowhere(client):
@@ -223,12 +224,12 @@ def test_code_in_a_repository_is_never_run_nor_asked_about(model_folder, monkeyp
 # --- made once ----------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_follows_its_variable_and_the_smoke_model_is_the_same_in_every_cache(smoke, cache):
+def test_the_cache_follows_its_variable_and_the_smoke_model_is_the_same_in_every_cache(smoke_folder, cache):
     made = models.fetch("smoke")
     assert made == cache / "models/smoke"
-    assert made != smoke
-    assert models.model_hash("smoke") == models.model_hash(str(smoke))
-    assert (made / "tokenizer.json").read_bytes() == (smoke / "tokenizer.json").read_bytes()
+    assert made != smoke_folder
+    assert models.model_hash("smoke") == models.model_hash(str(smoke_folder))
+    assert (made / "tokenizer.json").read_bytes() == (smoke_folder / "tokenizer.json").read_bytes()
 
 
 def test_an_interrupted_making_leaves_nothing_and_the_next_call_succeeds(cache, monkeypatch):
@@ -301,7 +302,9 @@ def test_an_unreachable_package_index_is_named_as_the_cause(cache, monkeypatch):
 
 
 @pytest.mark.parametrize("model_id", ["smoke", "smollm2-135m"])
-def test_the_tokenizer_ends_turns_with_its_eos_and_gives_text_back_unchanged(model_id):
+def test_the_tokenizer_ends_turns_with_its_eos_and_gives_text_back_unchanged(model_id, tmp_path, monkeypatch):
+    if model_id == "smoke":  # as it is made now, not as it lies in a cache
+        monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
     tokenizer = AutoTokenizer.from_pretrained(models.fetch(model_id))
     assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
     assert tokenizer.bos_token == "<|im_start|>"
@@ -344,6 +347,7 @@ def test_nf4_keeps_the_count_and_the_predictions_roughly(model, input_ids):
     assert models.count_parameters(small)["total"] == models.count_parameters(model)["total"] == 1_049_728
     packed = [parameter for parameter in small.parameters() if parameter.dtype == torch.uint8]
     assert len(packed) == 4 * 7
+    assert {(weight.quant_state.quant_type, weight.quant_state.nested) for weight in packed} == {("nf4", True)}
     difference = models.largest_difference(models.logits(small, input_ids), models.logits(model, input_ids))
     assert 0 < difference < models.logits(model, input_ids).abs().max()
 
@@ -366,6 +370,8 @@ def test_a_saved_adapter_attached_to_a_fresh_base_predicts_the_same(model, input
     assert models.largest_difference(base, expected) > 1e-2
     assert not attached.training
     assert tokenizer.eos_token == "<|im_end|>"
+    half, _ = models.attach("smoke", tmp_path, "bfloat16", quantization_config=models.nf4("bfloat16"))
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16, torch.uint8}
     assert models.folder_bytes(tmp_path) == (tmp_path / "adapter_model.safetensors").stat().st_size > 0
 
 

@@ -106,6 +106,7 @@ def test_documented_parameters_are_read_whole_or_not_at_all(case):
         ("int, default: 5", "int"),
         ("int (default 5)", "int"),
         ("int [optional]", "int"),
+        ("int [optional, or 5]", "int"),
         ("`int`, *optional*, defaults to 5", "int"),
         ("{'a', 'b'}, default 'a'", "{'a', 'b'}"),
         ("defaultdict[str, int]", "defaultdict[str, int]"),
@@ -198,7 +199,10 @@ def test_public_docstrings_are_read_and_nothing_is_executed(tmp_path):
     assert mark.exists()  # what an import would have done
 
 
-@pytest.mark.parametrize("content", [b"def broken(:\n", b"\xff\xfe\x00", b'"""x"""\0', b"(" * 5_000, b"print 'old'\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"def broken(:\n", b"\xff\xfe\x00", b'"""x"""\0', b"(" * 5_000, b"a" + b".a" * 100_000, b"print 'old'\n"],
+)
 def test_a_file_that_is_not_valid_python_gives_nothing(tmp_path, content):
     (tmp_path / "m.py").write_bytes(content)
     assert pydocs.read_docstrings(tmp_path / "m.py", "p", "p") == []

@@ -224,7 +224,9 @@ def test_balanced_is_the_same_for_a_seed_and_shuffled_by_it(uneven):
     first, again, other = (sources.balanced(uneven, ["a", "b"], 30, seed)["id"] for seed in (3, 3, 4))
     assert list(first) == list(again)
     assert set(first) != set(other)
-    assert [name[0] for name in first] != sorted(name[0] for name in first)
+    table = {name: place for place, name in enumerate(uneven["id"])}
+    assert [table[name] for name in first] != sorted(table[name] for name in first)
+    assert any(int(name.rpartition("-")[2]) > 20 for name in first if "-big-" in name)  # not a package's first rows
 
 
 def test_balanced_favours_no_package_by_its_place_in_the_table(uneven):
