@@ -148,10 +148,16 @@ def encode_rows(rows, tokenizer, max_length: int) -> Encoded:
 
     Raises:
         DataError: not one row fits; names the length of the shortest.
+        AuditError: as `encode`, with the row's number, counted from 1.
     """
     import datasets
 
-    encoded = [row | encode(row["messages"], tokenizer) for row in rows]
+    encoded = []
+    for number, row in enumerate(rows, 1):
+        try:
+            encoded.append(row | encode(row["messages"], tokenizer))
+        except AuditError as error:
+            raise AuditError(f"Row {number}: {error}") from None
     lengths = [len(row["input_ids"]) for row in encoded]
     fits = [i for i, length in enumerate(lengths) if length <= max_length]
     if not fits:
@@ -181,6 +187,8 @@ def audit(dataset, tokenizer, model=None) -> dict[str, float]:
         AuditError: rows with no label at all, answers whose end token is not trained, or a doubled BOS. The message
             names the rows and the remedy.
     """
+    if not len(dataset):
+        raise DataError("There is no row to train on.")
     stops = stop_token_ids(tokenizer, model)
     masked, endless, doubled = [], [], []
     labelled = total = 0

@@ -1,5 +1,6 @@
 """Ask a model, score its answers, and set two models side by side on the same rows."""
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -28,8 +29,9 @@ def generate(
 ) -> list[Answer]:
     """Greedy answers to conversations that end with a user turn, in their order.
 
-    Prompts are sorted by length before they are batched (padding is paid for), padded on the left, and a batch
-    ends when every row has stopped.
+    The beginning that all prompts share (system prompt, instruction, solved examples) is computed once. The rest is
+    sorted by length before it is batched (padding is paid for) and padded on the left, and a batch ends when every
+    row has stopped.
 
     Args:
         prompts: lists of messages, without the answer.
@@ -46,12 +48,24 @@ def generate(
     model.eval()
     # A frozen head fed a strided slice (the last position of the prompt) makes torch copy the head once a row.
     contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    shared = _shared_length(model, ids)
+    with torch.inference_mode(), _autocast(model.device.type, dtype):
+        prefix = torch.tensor([ids[0][:shared]], device=model.device)
+        cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values if shared else None
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
-        batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, padding_side="left", return_tensors="pt")
+        batch = tokenizer.pad({"input_ids": [ids[i][shared:] for i in rows]}, padding_side="left", return_tensors="pt")
+        past = {}
+        if shared:
+            past["past_key_values"] = copy.deepcopy(cache)
+            past["past_key_values"].batch_repeat_interleave(len(rows))
+            batch["input_ids"] = torch.cat([prefix.cpu().expand(len(rows), -1), batch["input_ids"]], dim=1)
+            ones = torch.ones(len(rows), shared, dtype=batch["attention_mask"].dtype)
+            batch["attention_mask"] = torch.cat([ones, batch["attention_mask"]], dim=1)
         with torch.inference_mode(), _autocast(model.device.type, dtype):
             output = model.generate(
                 **batch.to(model.device),
+                **past,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 eos_token_id=stops,
@@ -64,6 +78,19 @@ def generate(
     contiguous.remove()
     model.train(was_training)
     return [answers[i] for i in range(len(prompts))]
+
+
+def _shared_length(model, ids: list[list[int]]) -> int:
+    """How many tokens all prompts begin with, one at least left to each; 0 where sharing them would not be right.
+
+    Soft prompts (prefix tuning and its like) stand before the prompt and bring a cache of their own.
+    """
+    soft = any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values())
+    if soft or len(ids) < 2:
+        return 0
+    first, last = min(ids), max(ids)  # what these two share in order of tokens, all between them share too
+    limit = min(map(len, ids)) - 1
+    return next((i for i in range(limit) if first[i] != last[i]), limit)
 
 
 def _autocast(device: str, dtype: str | None):

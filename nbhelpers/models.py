@@ -144,7 +144,7 @@ def _convert_wheel(folder: Path) -> None:
     tokenizer.clean_up_tokenization_spaces = False  # decoding must give back what the model wrote
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.config._name_or_path = tokenizer.name_or_path = "smollm2-135m"
-    _save(model, tokenizer, folder)
+    save(model, tokenizer, folder)
 
 
 SMOKE_TEMPLATE = (
@@ -184,10 +184,11 @@ def _make_smoke(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-    _save(model, tokenizer, folder)
+    save(model, tokenizer, folder)
 
 
-def _save(model, tokenizer, folder: Path) -> None:
+def save(model, tokenizer, folder: Path) -> None:
+    """Write model and tokenizer (with its chat template) as one folder that `load` and any server read."""
     with _quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

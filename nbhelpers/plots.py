@@ -15,7 +15,7 @@ def _axes(ax, width: float = 7.0, height: float = 3.6):
     return ax
 
 
-def plot_losses(losses: dict[str, list[float]], ax=None, window: int = 5):
+def plot_losses(losses: dict[str, list[float]], ax=None, window: int = 8):
     """Training loss by step of each variant: the steps faintly, their running mean over `window` steps on top."""
     import numpy as np
 

@@ -268,7 +268,8 @@ class Run:
         resolved = presets | resolved | {"profile": profile.name}
         root = repository_root()
         folder = Path(root, Path(resolved["output_dir"]).expanduser(), resolved["run_id"], notebook)
-        (folder / "metrics.json").unlink(missing_ok=True)
+        for stale in (folder / "metrics.json", *folder.glob("figures/*.png")):
+            stale.unlink(missing_ok=True)
         for name in ("figures", "artifacts"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         seed_everything(resolved["seed"])
@@ -349,7 +350,7 @@ class Run:
         for file in self.folder.parent.glob("*/metrics.json"):
             manifest = json.loads((file.parent / "manifest.json").read_text())
             path = json.loads(file.read_text())["artifacts"].get(role)
-            matches = all(manifest.get(key) == self.manifest.get(key) for key in same)
+            matches = all(key in manifest and manifest[key] == self.manifest.get(key) for key in same)
             if path and matches and (file.parent / path).exists():
                 found.append((file.stat().st_mtime, file.parent / path))
         return max(found)[1] if found else None

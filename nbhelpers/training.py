@@ -123,8 +123,9 @@ def length_grouped(dataset, batch_size: int, batches: int, seed: int):
     """The rows of `batches` batches in the order to train on: alike in length within a batch, shuffled otherwise.
 
     transformers' own `group_by_length` sorts stretches of 50 batches from long to short, so that a short training
-    sees the long rows first and the short ones last; here the batches are shuffled once more. Epoch follows epoch
-    until there are enough; a last batch that is not full is left out of its epoch.
+    sees the long rows first and the short ones last; here the batches are shuffled once more. Only the longest batch
+    of all comes first, so that a training which does not fit in memory fails at its first step. Epoch follows epoch
+    until there are enough batches; a last batch that is not full is left out of its epoch.
 
     Returns: `datasets.Dataset` of `batches * batch_size` rows.
     """
@@ -137,7 +138,10 @@ def length_grouped(dataset, batch_size: int, batches: int, seed: int):
         rows = rows[: len(rows) // size * size]
         groups = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, size)
         order += rng.permutation(groups).flatten().tolist()
-    return dataset.select(order[: batches * batch_size])
+    chosen = np.array(order[: batches * batch_size]).reshape(batches, batch_size)
+    longest = lengths[chosen].max(1).argmax()
+    chosen[[0, longest]] = chosen[[longest, 0]]
+    return dataset.select(chosen.flatten().tolist())
 
 
 def count_tokens(run, train_dataset) -> memory.Plan:
@@ -176,7 +180,7 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
     """
     p, device = run.parameters, run.hardware.device
     shape, plan = memory.Shape.of(models.fetch(p.model_id)), count_tokens(run, train_dataset)
-    parts = memory.predict(shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing)
+    parts = memory.predict(shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device)
     flops = cost.training_flops(shape, method, plan, p.gradient_checkpointing)
     seconds = cost.training_seconds(flops, cost.matrix_product_rate(run.dtype, device))
     found = Forecast(parts, seconds, cost.dollars(seconds, cost.prices()[run.profile.price].dollars_per_hour))
@@ -238,13 +242,13 @@ def measured(run, forecasts: dict[str, Forecast], trainings: dict[str, Training]
         run.measure(**{f"{name}.tokens_per_second": training.tokens_per_second})
         expected = forecasts[name]
         rows[name] = {
-            "peak MiB, predicted": round(expected.peak_memory_bytes / 2**20),
-            "measured": round(found[0] / 2**20),
-            "off by": _off(expected.peak_memory_bytes, found[0]),
-            "seconds, predicted": round(expected.seconds),
-            "measured ": round(training.seconds),
-            "off by ": _off(expected.seconds, training.seconds),
-            "tokens/s": round(training.tokens_per_second),
-            "dollars": f"{found[2]:.4f}",
+            ("peak memory (MiB)", "predicted"): round(expected.peak_memory_bytes / 2**20),
+            ("peak memory (MiB)", "measured"): round(found[0] / 2**20),
+            ("peak memory (MiB)", "off by"): _off(expected.peak_memory_bytes, found[0]),
+            ("time (s)", "predicted"): round(expected.seconds),
+            ("time (s)", "measured"): round(training.seconds),
+            ("time (s)", "off by"): _off(expected.seconds, training.seconds),
+            ("", "tokens/s"): round(training.tokens_per_second),
+            ("", "dollars"): f"{found[2]:.4f}",
         }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame(rows).T

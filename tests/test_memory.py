@@ -107,6 +107,12 @@ def test_checkpointing_keeps_a_small_share_of_the_activations(shape):
     assert checkpointed["activations"] < 0.5 * plain["activations"]
 
 
+def test_only_a_cpu_pays_for_its_allocator(shape):
+    plan = memory.Plan(1_000, 100, 512, 50)
+    assert memory.predict(shape, "lora", "bfloat16", plan, device="cuda")["allocator"] == 0
+    assert memory.predict(shape, "lora", "bfloat16", plan)["allocator"] > 0
+
+
 def test_refuses_only_beyond_its_error_margin():
     least = int(100 * MIB * (1 - memory.ERROR_MARGIN))
     assert memory.check(100 * MIB, 200 * MIB).startswith("predicted")

@@ -58,7 +58,8 @@ def test_an_unknown_parameter_is_refused_and_nothing_written(path, tmp_path):
 
 
 def test_the_offline_kernel_really_has_no_network(tmp_path):
-    notebook = nbformat.v4.new_notebook()
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
     source = "import socket\nsocket.create_connection(('192.0.2.1', 80), timeout=1)"
     notebook.cells = [nbformat.v4.new_code_cell(source)]
     nbformat.write(notebook, tmp_path / "reach.ipynb")
