@@ -184,7 +184,7 @@ def _run_one(
     package = Path(__file__).resolve().parent.parent  # the notebook shall import this very package
     search_path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     files = [str(file).replace("{", "{{").replace("}", "}}") for file in (path, output)]  # papermill formats them
-    command = [sys.executable, "-m", "papermill", *files, "--cwd", str(path.parent), "--no-progress-bar"]
+    command = [sys.executable, "-m", "papermill", *files, "--cwd", str(Path.cwd()), "--no-progress-bar"]
     command += ["-k", "python3", "-l", "python", "-y", yaml.safe_dump(values)]  # YAML keeps types that -p would guess
     environment = os.environ | {mark: "1", "PYTHONPATH": search_path}
     start, process, seen, looked, stopped = time.monotonic(), None, None, None, None
