@@ -157,7 +157,7 @@ def encode_rows(rows, tokenizer, max_length: int) -> Encoded:
         try:
             encoded.append(row | encode(row["messages"], tokenizer))
         except AuditError as error:
-            raise AuditError(f"Row {number}: {error}") from None
+            raise AuditError(f"Row {row.get('id', number)}: {error}") from None
     lengths = [len(row["input_ids"]) for row in encoded]
     fits = [i for i, length in enumerate(lengths) if length <= max_length]
     if not fits:

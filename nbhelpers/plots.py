@@ -1,5 +1,7 @@
 """Figures, one claim each: `plot_x(data, ax=None) -> ax`. Only the notebook saves them."""
 
+from itertools import cycle
+
 from nbhelpers.evaluation import Evaluation
 from nbhelpers.metrics import estimate
 
@@ -20,7 +22,7 @@ def plot_losses(losses: dict[str, list[float]], ax=None, window: int = 8):
     import numpy as np
 
     ax = _axes(ax)
-    for colour, (name, values) in zip(COLOURS[2:], losses.items(), strict=False):
+    for colour, (name, values) in zip(cycle(COLOURS[2:]), losses.items(), strict=False):
         steps = np.arange(1, len(values) + 1)
         width = min(window, len(values))
         mean = np.convolve(values, np.ones(width) / width, mode="valid")
@@ -38,7 +40,7 @@ def plot_scores(evaluations: list[Evaluation], ax=None):
     ax = _axes(ax, width=8.5)
     scores = evaluations[0].scores
     share = 0.8 / len(evaluations)
-    for k, (colour, evaluation) in enumerate(zip(COLOURS, evaluations, strict=False)):
+    for k, (colour, evaluation) in enumerate(zip(cycle(COLOURS), evaluations, strict=False)):
         found = [estimate(evaluation.values(*score)) for score in scores]
         means = [m.value for m in found]
         reach = [[m.value - m.low for m in found], [m.high - m.value for m in found]]
@@ -56,7 +58,7 @@ def plot_memory(predicted: dict[str, dict[str, int]], measured: dict[str, int], 
     ax = _axes(ax, height=1.6 + 0.5 * len(predicted))
     parts = list(dict.fromkeys(part for parts in predicted.values() for part in parts))
     left = [0.0] * len(predicted)
-    for colour, part in zip((*COLOURS[2:], *COLOURS[:2]), parts, strict=False):
+    for colour, part in zip(cycle((*COLOURS[2:], *COLOURS[:2])), parts, strict=False):
         widths = [variant.get(part, 0) / 2**20 for variant in predicted.values()]
         ax.barh(list(predicted), widths, left=left, color=colour, label=part, height=0.55)
         left = [a + b for a, b in zip(left, widths, strict=True)]
@@ -64,6 +66,6 @@ def plot_memory(predicted: dict[str, dict[str, int]], measured: dict[str, int], 
         ax.plot([measured[name] / 2**20] * 2, [row - 0.36, row + 0.36], color="black", linewidth=2.5)
     ax.plot([], [], color="black", linewidth=2.5, label="measured")
     ax.invert_yaxis()
-    ax.set(xlabel="peak memory over the empty process (MiB)")
+    ax.set(xlabel="peak memory over the process before loading (MiB)")
     ax.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax

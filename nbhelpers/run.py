@@ -38,7 +38,7 @@ DISTRIBUTIONS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datase
 # What every notebook means by a name: (lowest, highest), or the values to choose from. The type is in the notebook.
 LIMITS: dict[str, tuple[float, float] | list[str]] = {
     "profile": ["auto", *profiles.PROFILES],
-    "study": ["default", "full"],
+    "study": ["default"],
     "resume": ["auto", "never"],
     "report_to": ["none", "tensorboard", "trackio", "mlflow", "wandb"],
     "seed": (0, 2**32 - 1),

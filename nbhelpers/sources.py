@@ -197,7 +197,8 @@ def _read_jsonl(path: Path) -> list[dict]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: bad JSON ({error}). Each line must be one object.") from None
+                what = getattr(error, "msg", "nested too deeply")  # its own line number is that of this one line
+                raise DataError(f"{path}, line {number}: bad JSON ({what}). Each line must be one object.") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: {row!r:.60} is not an object like {{...}}.")
             rows.append(row)

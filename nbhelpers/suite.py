@@ -83,9 +83,9 @@ def _read_notebook(path: Path) -> dict:
     return content
 
 
-def _declared(notebook: dict) -> set[str]:
+def _declared(notebook: dict) -> dict[str, run.Parameter]:
     cells = [cell for _, cell in _code_cells(notebook) if "parameters" in _tags(cell)]
-    return set(run.declared_parameters(_source(cells[0])) or {}) if cells else set()
+    return (run.declared_parameters(_source(cells[0])) or {}) if cells else {}
 
 
 def reference_seconds(name: str, profile: str | None, reference_folder: Path) -> float | None:
@@ -233,7 +233,7 @@ def run_suite(
     Args:
         notebooks: paths; their file names must differ, for each names a folder of the run.
         profile, run_id, output_dir: injected into every notebook that declares them.
-        parameters: the user's own, injected into every notebook; `Run.start` refuses those it does not declare.
+        parameters: the user's own, injected into every notebook, each of which must declare them.
         timeout: seconds after which a notebook is killed with all that it started.
         fail_fast: leave out the notebooks behind one that failed.
         stream: where progress is printed, standard output by default.
@@ -253,6 +253,11 @@ def run_suite(
     if len(paths) < len(notebooks):
         raise NotebookError("Two of the notebooks have the same file name; each names a folder of the run.")
     sources = {name: _read_notebook(path) for name, path in paths.items()}
+    for name, notebook in sources.items():  # before anything of an earlier run is replaced
+        try:
+            run.check_parameters(_declared(notebook), list(parameters or {}), parameters or {})
+        except ParameterError as error:
+            raise ParameterError(f"{name}: {error}") from None
     stream, root = stream or sys.stdout, run.repository_root()
     reference_folder = reference_folder or root / "outputs" / "reference"
     folder = Path(root, Path(output_dir).expanduser(), run_id)

@@ -100,7 +100,7 @@ def sft_config(run, **overrides) -> SFTConfig:
         "gradient_accumulation_steps": p.gradient_accumulation_steps,
         "learning_rate": p.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
+        "warmup_steps": 0.1 if p.max_steps >= 20 else 0,  # a share; of a few steps it would be one without effect
         "max_length": None,  # rows are cut to length, or rather dropped, when they are encoded
         "train_sampling_strategy": "sequential",  # the rows come ordered by `length_grouped`
         "gradient_checkpointing": p.gradient_checkpointing,

@@ -97,7 +97,7 @@ def refusal(injected: list[str] = (), limits: dict | None = None, **values) -> s
         ("learning_rate", 1),
         ("learning_rate", 1e-8),
         ("force", True),
-        ("study", "full"),
+        ("study", "default"),
         ("profile", "auto"),
     ],
 )

@@ -76,6 +76,16 @@ def batch(tmp_path_factory):
     return {result.notebook: result for result in results}, folder / "out" / "7", stream.getvalue()
 
 
+@pytest.mark.parametrize(("name", "value"), [("max_stepz", 5), ("max_steps", "five")])
+def test_a_wrong_parameter_is_refused_before_an_earlier_run_is_replaced(tmp_path, name, value):
+    path = write(tmp_path, "01_good", "1")
+    earlier = tmp_path / "out" / "default" / "01_good" / "metrics.json"
+    run.write_json(earlier, {"status": "completed"})
+    with pytest.raises(ParameterError, match=r"01_good: .*\n.*max_steps"):
+        suite.run_suite([path], parameters={name: value}, output_dir=tmp_path / "out", stream=io.StringIO())
+    assert earlier.exists()
+
+
 def test_success(batch):
     results, folder, _ = batch
     for name in ("01_good", "05_last"):

@@ -1,5 +1,6 @@
 """Every notebook and every solution runs from end to end under `smoke`, offline, as a user would run it."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from nbhelpers.profiles import PROFILES
 from nbhelpers.run import repository_root
 from nbhelpers.suite import reference_is_current
 
@@ -72,3 +74,6 @@ def test_the_offline_kernel_really_has_no_network(tmp_path):
 def test_the_reference_belongs_to_this_code(path):
     reference = ROOT / "outputs" / "reference"
     assert reference_is_current(path, reference), f"{path.name} has changed since its reference run: make reference"
+    made = json.loads((reference / path.stem / "manifest.json").read_text())["resolved"]
+    profile = dataclasses.asdict(PROFILES[made["profile"]])
+    assert {name: made[name] for name in profile} == profile, "the profile has changed since: make reference"
