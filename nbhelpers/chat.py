@@ -6,12 +6,14 @@ shows, trains on and audits.
 """
 
 import html
+import itertools
 import json
 from dataclasses import dataclass
 
 from nbhelpers.errors import AuditError, DataError, ModelError
 
 IGNORE = -100  # the label that the loss leaves out
+_WIDTHLESS = frozenset("\u00ad\u200b\u200c\u200d\u2060\ufeff")
 ROLES = ("system", "user", "assistant", "tool")
 SHAPES = {
     "messages": {"messages"},
@@ -24,13 +26,23 @@ SHAPES = {
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text would be seen: it is empty, white space, or characters without width."""
+    return all(sign.isspace() or sign in _WIDTHLESS for sign in text)
+
+
+def known_shape(columns: set[str]) -> str | None:
+    """The name of the shape that these columns make, if any."""
+    return next((shape for shape, needed in SHAPES.items() if needed <= columns), None)
+
+
 def recognise(columns: set[str]) -> str:
     """The name of the shape that these columns make. Raises DataError with the shapes there are."""
-    for shape, needed in SHAPES.items():
-        if needed <= columns:
-            return shape
+    if shape := known_shape(columns):
+        return shape
     known = "; ".join(f"{shape}: {', '.join(sorted(needed))}" for shape, needed in SHAPES.items())
-    raise DataError(f"The columns {', '.join(sorted(columns)) or '(none)'} make no known shape. Known are {known}.")
+    found = ", ".join(sorted(columns)).encode(errors="backslashreplace").decode() or "(none)"
+    raise DataError(f"The columns {found:.200} make no known shape. Known are {known}.")
 
 
 def _turns(prompt, completion) -> list[dict]:
@@ -51,14 +63,17 @@ def to_messages(row: dict, shape: str) -> list[dict]:
         if not isinstance(row["conversations"], list):
             raise DataError(f"conversations is {type(row['conversations']).__name__}, expected a list of turns")
         messages = [
-            {"role": _SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
-            if isinstance(turn, dict)
+            {"role": _SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
+            if isinstance(turn, dict) and isinstance(turn.get("from"), str)
             else turn
             for turn in row["conversations"]
         ]
     elif shape == "prompt/completion":
         messages = _turns(row["prompt"], row["completion"])
     elif shape == "alpaca":
+        for name in ("instruction", "input"):
+            if not isinstance(row.get(name), str | None):
+                raise DataError(f"{name} is {row[name]!r:.60}, expected text", "content is not text")
         extra = f"\n\n{row['input']}" if row.get("input") else ""
         messages = _turns(f"{row['instruction']}{extra}" if row["instruction"] else None, row["output"])
     else:
@@ -67,16 +82,29 @@ def to_messages(row: dict, shape: str) -> list[dict]:
 
 
 def check_messages(messages) -> list[dict]:
-    """The same messages, as plain `{"role", "content"}` turns. Raises DataError on the first that cannot be used."""
+    """The same messages, as plain `{"role", "content"}` turns.
+
+    Raises DataError on the first turn that cannot be used: of no known role, without text, a system turn that is not
+    the first, two turns in a row of the user or of the assistant, no answer at the end.
+    """
     if not isinstance(messages, list) or not messages:
-        raise DataError(f"messages is {messages!r:.60}, expected a list of turns")
+        raise DataError(f"messages is {messages!r:.60}, expected a list of turns", "no messages")
+    before = None
     for i, turn in enumerate(messages):
         if not isinstance(turn, dict) or turn.get("role") not in ROLES:
-            raise DataError(f"turn {i} is {turn!r:.60}, expected a role of {', '.join(ROLES)}")
-        if not isinstance(turn.get("content"), str) or not turn["content"].strip():
-            raise DataError(f"turn {i} ({turn['role']}) has content {turn.get('content')!r:.60}, expected text")
-    if messages[-1]["role"] != "assistant":
-        raise DataError(f"the last turn is the {messages[-1]['role']}'s; there is no answer to learn")
+            kind = "unknown role" if isinstance(turn, dict) else "not a turn"
+            raise DataError(f"turn {i} is {turn!r:.60}, expected a role of {', '.join(ROLES)}", kind)
+        role, content = turn["role"], turn.get("content")
+        if not isinstance(content, str) or is_blank(content):
+            kind = "empty turn" if content is None or isinstance(content, str) else "content is not text"
+            raise DataError(f"turn {i} ({role}) has content {content!r:.60}, expected text", kind)
+        if role == "system" and i > 0:
+            raise DataError(f"turn {i} is a system turn; only the first may be one", "system not first")
+        if role == before and role in ("user", "assistant"):
+            raise DataError(f"turns {i - 1} and {i} are both the {role}'s; join them", "two turns in a row")
+        before = role
+    if before != "assistant":
+        raise DataError(f"the last turn is the {before}'s; there is no answer to learn", "no answer at the end")
     return [{"role": turn["role"], "content": turn["content"]} for turn in messages]
 
 
@@ -229,27 +257,54 @@ def audit(dataset, tokenizer, model=None) -> dict[str, float]:
 
 
 class TokenView:
-    """A tokenised row, drawn: trained tokens on a coloured ground in a notebook, in «guillemets» as plain text."""
+    """A tokenised row, drawn: token by token in a notebook, trained text in «guillemets» as plain text.
+
+    In a notebook trained tokens stand on green, the others on grey, in two shades in turn so that borders show;
+    special tokens have an outline, and a tooltip gives position, id and label. Tokens that make one character
+    together are drawn as one.
+    """
+
+    _GROUNDS = (("#eeeeee", "#f8f8f8"), ("#a9dca9", "#d4eed4"))  # untrained, trained
 
     def __init__(self, row: dict, tokenizer):
-        runs: list[tuple[bool, list[int]]] = []
-        for token, label in zip(row["input_ids"], row["labels"], strict=True):
-            trained = label != IGNORE
-            if not runs or runs[-1][0] != trained:
-                runs.append((trained, []))
-            runs[-1][1].append(token)
-        self.runs = [(trained, tokenizer.decode(ids)) for trained, ids in runs]
+        special = set(tokenizer.all_special_ids)
+        self.runs: list[tuple[bool, str]] = []
+        self.tokens: list[tuple[bool, bool, str, str]] = []  # trained, special, tooltip, text
+        tokens = list(zip(row["input_ids"], row["labels"], strict=True))
+        for trained, run in itertools.groupby(enumerate(tokens), lambda at: at[1][1] != IGNORE):
+            positions, pairs = zip(*run, strict=True)
+            ids, labels = zip(*pairs, strict=True)
+            self.runs.append((trained, tokenizer.decode(ids)))
+            for start, stop, text in self._pieces(ids, special, tokenizer):
+                facts = {"position": positions, "id": ids, "label": labels}
+                tooltip = ", ".join(f"{name} {' '.join(map(str, x[start:stop]))}" for name, x in facts.items())
+                self.tokens.append((trained, not special.isdisjoint(ids[start:stop]), tooltip, text))
+
+    @staticmethod
+    def _pieces(ids: tuple[int, ...], special: set[int], tokenizer) -> list[tuple[int, int, str]]:
+        """`(start, stop, text)` of every token, or of the tokens whose bytes make a character together.
+
+        A token is decoded behind the one before it, because some tokenizers strip the white space of a first token.
+        """
+        pieces, before, start = [], 0, 0
+        for stop in range(1, len(ids) + 1):
+            text = tokenizer.decode(ids[before:stop])
+            if not text.endswith("\ufffd") or stop == len(ids) or ids[stop] in special:
+                pieces.append((start, stop, text[len(tokenizer.decode(ids[before:start])) :]))
+                before, start = start, stop
+        whole = tokenizer.decode(ids)
+        return pieces if "".join(text for *_, text in pieces) == whole else [(0, len(ids), whole)]
 
     def __repr__(self) -> str:
         return "".join(f"«{text}»" if trained else text for trained, text in self.runs)
 
     def _repr_html_(self) -> str:
-        style = "background:#cfe8cf;color:#000;border-radius:3px"
-        parts = [
-            f'<span style="{style}">{html.escape(text)}</span>' if trained else html.escape(text)
-            for trained, text in self.runs
-        ]
-        return f'<pre style="white-space:pre-wrap">{"".join(parts)}</pre>'
+        spans = []
+        for i, (trained, special, tooltip, text) in enumerate(self.tokens):
+            outline = ";outline:1px solid #666;outline-offset:-1px" if special else ""
+            style = f"background:{self._GROUNDS[trained][i % 2]};color:#000{outline}"
+            spans.append(f'<span style="{style}" title="{tooltip}">{html.escape(text)}</span>')
+        return f'<pre style="white-space:pre-wrap">{"".join(spans)}</pre>'
 
 
 def show(row: dict, tokenizer) -> TokenView:
@@ -262,6 +317,29 @@ def with_examples(messages: list[dict], examples: list[list[dict]]) -> list[dict
     system = [turn for turn in messages[:1] if turn["role"] == "system"]
     shots = [turn for example in examples for turn in example if turn["role"] != "system"]
     return system + shots + messages[len(system) : -1]
+
+
+def content_of(row: dict, shape: str) -> dict:
+    """`{"text"}` of a row of plain text, `{"messages", "reference"}` of any other: what a row holds to learn from.
+
+    Raises DataError, whose `reason` is the kind of fault in a few words.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"{row!r:.60} is not an object like {{...}}", "not an object")
+    lacks = SHAPES[shape] - {key for key, value in row.items() if value is not None}
+    if lacks:
+        raise DataError(f"lacks {', '.join(sorted(lacks))}", "a column is missing")
+    if shape == "text":
+        if not isinstance(row["text"], str) or is_blank(row["text"]):
+            raise DataError(f"text is {row['text']!r:.60}, expected text", "no text")
+        return {"text": row["text"]}
+    messages = to_messages(row, shape)
+    return {"messages": messages, "reference": messages[-1]["content"]}
+
+
+def text_of(row: dict) -> str:
+    """The `text` of a row, or the contents of its `messages` with a blank line between turns."""
+    return row["text"] if "text" in row else "\n\n".join(turn["content"] for turn in row["messages"])
 
 
 def fold(messages: list[dict]) -> str:

@@ -100,6 +100,7 @@ def _capital(text: str) -> str:
 
 # --- copies -------------------------------------------------------------------------------------------------------
 
+WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
@@ -116,7 +117,7 @@ def _case(text: str, rng: random.Random) -> str:
 def _whitespace(text: str, rng: random.Random) -> str:
     runs = re.sub(r"(?<=\S) (?=\S)", lambda _: " " * rng.choice([1, 1, 2, 3]), text)
     tabs = re.sub(r"(?<=\S) (?=\S)", lambda _: rng.choice([" ", " ", "\t"]), text)
-    wrapped = textwrap.fill(" ".join(text.split()), rng.choice([40, 60, 100, 10_000]), break_long_words=False)
+    wrapped = textwrap.fill(" ".join(text.split()), rng.choice([40, 60, 100, 10_000]), **WHOLE_WORDS)
     trailing = re.sub("$", lambda _: " " * rng.randint(1, 4), text, flags=re.MULTILINE)
     return _other(text, [runs, tabs, wrapped, trailing, text.replace("\n", "\r\n"), text.replace("\n", "\n\n")], rng)
 
@@ -147,17 +148,14 @@ def _swap(share: float) -> Callable[[str, random.Random], str]:
 
 
 def _typo(word: str, rng: random.Random) -> str:
-    """One keystroke wrong: a character inserted, deleted, replaced by a neighbour on the keyboard, or two transposed."""
+    """One keystroke wrong: a character inserted, deleted, replaced by its neighbour on the keyboard or transposed."""
     while True:
         i = rng.randrange(len(word))
         row = next((row for row in KEYBOARD if word[i].lower() in row), KEYBOARD[0])
         j = row.find(word[i].lower())
         near = rng.choice([row[k] for k in (j - 1, j + 1) if 0 <= k < len(row)])
-        pair = word[i : i + 2][::-1]
-        typo = rng.choice(
-            [word[:i] + near + word[i:], word[:i] + word[i + 1 :], word[:i] + near + word[i + 1 :]]
-            + [word[:i] + pair + word[i + 2 :]]
-        )
+        middle, rest = rng.choice([(near + word[i], 1), ("", 1), (near, 1), (word[i : i + 2][::-1], 2)])
+        typo = word[:i] + middle + word[i + rest :]
         if typo not in ("", word):
             return typo
 
@@ -231,8 +229,9 @@ def duplicates(rows: list[dict], seed: int, count: int) -> Planted:
     long = _carriers(rows, lambda text: len(_words(text)) >= 20, "a text of 20 words", rng)
     vocabulary = sorted({word for row in long for word in _words(row["text"])})
     by_length = sorted(long, key=lambda row: len(row["text"].split()))
+    places = rng.sample(range(len(by_length)), len(by_length))
     for i in range(count):
-        place = rng.randrange(len(by_length))
+        place = places[i % len(places)]
         row = by_length[place]
         words = row["text"].split()
         if i % 3 == 0:
@@ -265,20 +264,33 @@ def leaks(train: list[dict], test: list[dict], seed: int, count: int) -> tuple[l
     return planted.rows, planted.truth
 
 
+def _grams(text: str) -> set[tuple[str, ...]]:
+    """All runs of 13 words, without case and punctuation."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + 13]) for i in range(len(words) - 12)}
+
+
 def contaminated(rows: list[dict], evaluation: list[dict], seed: int, count: int) -> Planted:
     """Rows into which a span of 13 to 40 words of an evaluation text was put: as it is, or with other case,
     punctuation or white space.
 
-    Hard negatives: spans of 8 to 11 words, and phrases that everybody uses. A word has a letter or a digit in it; a
-    span of a hard negative is below 13 words also where a word such as `a.b` is counted as two.
+    Hard negatives: spans of 8 to 11 words without their punctuation, and phrases that everybody uses. A word is what
+    stands between white space and has a letter or a digit in it; in a short span `a.b` counts as two. Rows that share
+    13 words with an evaluation text by nature stay in, but no span is put into them.
 
-    Truth: id -> id of the evaluation row. Raises DataError where no evaluation text has 13 words, ParameterError on a
-    count below 1.
+    Truth: id -> id of the evaluation row. Raises DataError where no evaluation text has 13 words or no row can take a
+    span, ParameterError on a count below 1.
     """
     _check(rows, count)
     _check(evaluation, count)
     rng = random.Random(seed)
-    hosts = _carriers(rows, lambda text: len(_words(text)) >= 8, "a text of 8 words", rng)
+    known = {gram for row in evaluation for gram in _grams(row["text"])}
+    hosts = _carriers(
+        rows,
+        lambda text: len(_words(text)) >= 8 and not known & _grams(text),
+        "a text of 8 words that shares no 13 words with an evaluation text",
+        rng,
+    )
     sources = _carriers(evaluation, lambda text: len(_words(text)) >= 13, "an evaluation text of 13 words", rng)
     forms = {"as it is": lambda text, rng: text, "case": _case, "punctuation": _punctuation, "whitespace": _whitespace}
     items = []
@@ -301,11 +313,9 @@ def contaminated(rows: list[dict], evaluation: list[dict], seed: int, count: int
         if i % 4 == 3:
             insert("not: common phrase", _capital(rng.choice(COMMON_PHRASES)) + ".", None)
             continue
-        words = _words(sources[i % len(sources)]["text"])
+        words = re.findall(r"[^\W_]+", sources[i % len(sources)]["text"])
         size = rng.randint(8, 11)
         first = rng.randint(0, len(words) - size)
-        while len(re.findall(r"\w+", " ".join(words[first : first + size]))) > 11 and size > 1:
-            size -= 1
         insert("not: short span", " ".join(words[first : first + size]), None)
     return _planted("contaminated", rows, seed, items, rng)
 
@@ -354,11 +364,14 @@ def _spaces(text: str, rng: random.Random) -> str:
     return re.sub(" ", lambda _: rng.choice([" ", "\xa0", "\xa0", "\u202f"]), text)
 
 
+ANSI = (
+    ("\x1b[31m", "\x1b[0m"), ("\x1b[1;32m", "\x1b[0m"), ("\x1b[38;5;208m", "\x1b[39m"), ("\x1b[4m", "\x1b[24m"),
+    ("\x1b[2K", ""), ("\x1b]8;;https://host.invalid\x1b\\", "\x1b]8;;\x1b\\"), ("\x1b[?25l", "\x1b[?25h"),
+)  # fmt: skip
+
+
 def _ansi(text: str, rng: random.Random) -> str:
-    start, end = rng.choice(
-        [("\x1b[31m", "\x1b[0m"), ("\x1b[1;32m", "\x1b[0m"), ("\x1b[38;5;208m", "\x1b[39m"), ("\x1b[4m", "\x1b[24m")]
-        + [("\x1b[2K", ""), ("\x1b]8;;https://host.invalid\x1b\\", "\x1b]8;;\x1b\\"), ("\x1b[?25l", "\x1b[?25h")]
-    )
+    start, end = rng.choice(ANSI)
     words = [match.span() for match in re.finditer(r"\w+", text)]
     for first, last in sorted(rng.sample(words, min(len(words), 3)), reverse=True):
         text = f"{text[:first]}{start}{text[first:last]}{end}{text[last:]}"
@@ -434,9 +447,11 @@ def dirty(rows: list[dict], seed: int, count: int) -> Planted:
     for i in range(count):
         family, row = families[i % len(families)], plain[i % len(plain)]
         if family in ENCODING:
-            lead = rng.sample(UNICODE, rng.randint(1, 3)) + [rng.choice(ESCAPED)] * (family == "HTML entities")
-            text = f"{' '.join(lead)}\n\n{row['text']}"
-            damaged = ENCODING[family](text, rng)
+            text = damaged = ""
+            while comparable(damaged) == comparable(text):  # few sentences have no letter that can be decomposed
+                lead = rng.sample(UNICODE, rng.randint(1, 3)) + [rng.choice(ESCAPED)] * (family == "HTML entities")
+                text = f"{' '.join(lead)}\n\n{row['text']}"
+                damaged = ENCODING[family](text, rng)
         else:
             others = [rng.choice(plain)["text"], rng.choice(FILLERS)]
             damaged, text = _marked(family, [row["text"], *others], rng)
@@ -631,8 +646,9 @@ def _spans(marked: str) -> tuple[str, list[tuple[int, int, str]]]:
 def pii(seed: int, count: int) -> Planted:
     """Texts of one to four sentences with personal data or a secret in them, in the families of `PERSONAL`.
 
-    A row holds one value, or two to four in the family "several: kinds"; every third has a hard negative beside it. Hard
-    negatives alone (no span) are the families of `NOT_PERSONAL`: versions, hashes, ISBNs, reserved addresses and so on.
+    A row holds one value, or two to four in the family "several: kinds"; every third has a hard negative beside it.
+    Hard negatives alone (no span) are the families of `NOT_PERSONAL`: versions, hashes, ISBNs, reserved addresses and
+    so on.
 
     Truth: id -> list of (start, end, kind), the characters `text[start:end]` of one value, kind EMAIL, PHONE, IP, CARD,
     IBAN or KEY. A span is the value alone: no `mailto:` or `tel:`, no quotes or brackets, no port, of an assignment its
@@ -656,7 +672,8 @@ def pii(seed: int, count: int) -> Planted:
     def row(parts: list[str]) -> tuple[dict, list[tuple[int, int, str]]]:
         parts = parts + rng.sample(FILLERS, rng.randint(0, 2))
         rng.shuffle(parts)
-        text, spans = _spans(("\n" if "\n" in "".join(parts) else rng.choice([" ", "\n"])).join(parts))
+        prose = all(part.endswith(".") and "\n" not in part for part in parts[:-1])
+        text, spans = _spans((rng.choice([" ", "\n"]) if prose else "\n").join(parts))
         return {"text": text}, spans
 
     items: list[Item] = []

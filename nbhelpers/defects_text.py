@@ -126,11 +126,38 @@ def _password(rng: random.Random) -> str:
 
 
 WORDS = {
-    "noun": ["array", "axis", "batch", "buffer", "cache", "callback", "channel", "chunk", "column", "config", "counter", "cursor", "dataset", "decoder", "device", "encoder", "field", "figure", "filter", "folder", "graph", "handler", "header", "image", "index", "iterator", "kernel", "key", "label", "layer", "loader", "mask", "matrix", "message", "model", "module", "node", "object", "option", "packet", "parser", "path", "pipeline", "plugin", "pool", "process", "query", "queue", "record", "request", "response", "sample", "scheduler", "schema", "score", "section", "session", "shape", "signal", "socket", "stream", "string", "table", "tensor", "thread", "timer", "token", "tree", "vector", "view", "widget", "window", "worker"],
-    "verb": ["append", "apply", "build", "cancel", "check", "clear", "close", "collect", "compare", "compile", "convert", "copy", "create", "decode", "delete", "draw", "encode", "evaluate", "export", "fetch", "flush", "gather", "import", "insert", "iterate", "join", "load", "lock", "map", "merge", "move", "normalise", "open", "pack", "parse", "plot", "pop", "print", "push", "read", "remove", "rename", "render", "replace", "reset", "resize", "restore", "sample", "save", "scan", "select", "send", "shuffle", "sort", "split", "start", "stop", "store", "swap", "train", "update", "validate", "wrap", "write"],
-    "adjective": ["absolute", "active", "binary", "broken", "cached", "closed", "compressed", "current", "dense", "empty", "external", "final", "frozen", "global", "hidden", "idle", "internal", "invalid", "large", "lazy", "linear", "local", "masked", "missing", "nested", "numeric", "old", "open", "optional", "outer", "padded", "parallel", "partial", "pending", "private", "public", "random", "raw", "recent", "relative", "remote", "shared", "sparse", "static", "temporary", "unique", "unused", "valid", "virtual", "visible", "weighted"],
-    "first": ["Anna", "Bela", "Carlos", "Dagmar", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaito", "Lena", "Marek", "Nadia", "Olga", "Pavel", "Rosa"],
-    "last": ["Achterberg", "Brandvold", "Castellan", "Dvorsky", "Eriksdal", "Fontaine", "Grünwald", "Halvorsen", "Ibarra", "Kowalczuk"],
+    "noun": [
+        "array", "axis", "batch", "buffer", "cache", "callback", "channel", "chunk", "column", "config", "counter",
+        "cursor", "dataset", "decoder", "device", "encoder", "field", "figure", "filter", "folder", "graph", "handler",
+        "header", "image", "index", "iterator", "kernel", "key", "label", "layer", "loader", "mask", "matrix",
+        "message", "model", "module", "node", "object", "option", "packet", "parser", "path", "pipeline", "plugin",
+        "pool", "process", "query", "queue", "record", "request", "response", "sample", "scheduler", "schema", "score",
+        "section", "session", "shape", "signal", "socket", "stream", "string", "table", "tensor", "thread", "timer",
+        "token", "tree", "vector", "view", "widget", "window", "worker",
+    ],
+    "verb": [
+        "append", "apply", "build", "cancel", "check", "clear", "close", "collect", "compare", "compile", "convert",
+        "copy", "create", "decode", "delete", "draw", "encode", "evaluate", "export", "fetch", "flush", "gather",
+        "import", "insert", "iterate", "join", "load", "lock", "map", "merge", "move", "normalise", "open", "pack",
+        "parse", "plot", "pop", "print", "push", "read", "remove", "rename", "render", "replace", "reset", "resize",
+        "restore", "sample", "save", "scan", "select", "send", "shuffle", "sort", "split", "start", "stop", "store",
+        "swap", "train", "update", "validate", "wrap", "write",
+    ],
+    "adjective": [
+        "absolute", "active", "binary", "broken", "cached", "closed", "compressed", "current", "dense", "empty",
+        "external", "final", "frozen", "global", "hidden", "idle", "internal", "invalid", "large", "lazy", "linear",
+        "local", "masked", "missing", "nested", "numeric", "old", "open", "optional", "outer", "padded", "parallel",
+        "partial", "pending", "private", "public", "random", "raw", "recent", "relative", "remote", "shared", "sparse",
+        "static", "temporary", "unique", "unused", "valid", "virtual", "visible", "weighted",
+    ],
+    "first": [
+        "Anna", "Bela", "Carlos", "Dagmar", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaito", "Lena",
+        "Marek", "Nadia", "Olga", "Pavel", "Rosa",
+    ],
+    "last": [
+        "Achterberg", "Brandvold", "Castellan", "Dvorsky", "Eriksdal", "Fontaine", "Grünwald", "Halvorsen", "Ibarra",
+        "Kowalczuk",
+    ],
     "user": [
         "anna.brandvold", "b.castellan", "dvorsky", "elif_fontaine", "hugo.ibarra%d2", "ines-kowal", "j.halvorsen",
         "lena%d3", "mkowalczuk", "o.achterberg", "pavel.d", "rosa.eriksdal", "k_%d4", "farid.n", "greta.v.h",
@@ -474,7 +501,8 @@ CLEAN_MARKUP = {
     "accents": ["Café, naïve, résumé and Ångström are words.", "Ça dépend de l’été à Malmö, où Dvořák dînait."],
     "quotes and dashes": ["“Quotes”, ‘single’ — and a dash – stay…", "«Guillemets» and „low quotes“ stay."],
     "emoji": [
-        "A family 👨\u200d👩\u200d👧 and a flag 🏳️\u200d🌈 are one sign each.", "A coder 👩\u200d💻 and a heart ❤️\u200d🔥.",
+        "A family 👨\u200d👩\u200d👧 and a flag 🏳️\u200d🌈 are one sign each.",
+        "A coder 👩\u200d💻 and a heart ❤️\u200d🔥.",
     ],
     "table": ["| a | b |\n|---|---|\n| 1 | 2 |", "+---+---+\n| x | y |\n+---+---+"],
     "Markdown": [
@@ -504,7 +532,7 @@ INLINE = {
     "HTML: code": [("<code>{word}</code>", "{word}"), ("<tt>{path}</tt>", "{path}"), ("<kbd>{word}</kbd>", "{word}")],
     "RST: role": [
         (":class:`~{path}`", "{path}"), (":class:`{path}`", "{path}"), (":func:`{name}`", "{name}"),
-        (":meth:`~{path}.{name}`", "{path}.{name}"), (":py:func:`{path}`", "{path}"), (":attr:`.{name}`", ".{name}"),
+        (":meth:`~{path}.{name}`", "{path}.{name}"), (":py:func:`{path}`", "{path}"), (":attr:`.{name}`", "{name}"),
         (":mod:`{name}`", "{name}"), (":exc:`ValueError`", "ValueError"), (":ref:`{name}`", "{name}"),
         (":func:`{word} <{path}>`", "{word}"), (":ref:`the {word} <{name}>`", "the {word}"),
         (":py:class:`~{path}`", "{path}"), (":obj:`{name}`", "{name}"), (":data:`{path}`", "{path}"),

@@ -20,7 +20,14 @@ class ParameterError(NotebookError):
 
 
 class DataError(NotebookError):
-    """A dataset is missing, empty, malformed or of an unknown shape."""
+    """A dataset is missing, empty, malformed or of an unknown shape.
+
+    `reason` is the kind of fault in a few words, by which dropped rows are counted.
+    """
+
+    def __init__(self, message: str, reason: str = "broken"):
+        super().__init__(message)
+        self.reason = reason
 
 
 class ModelError(NotebookError):

@@ -1,5 +1,6 @@
 """Ask a model, score its answers, and set two models side by side on the same rows."""
 
+import contextlib
 import copy
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from nbhelpers.errors import AuditError
 
 @dataclass(frozen=True)
 class Answer:
-    """One greedy answer. `stopped` says whether the model ended it itself, rather than running into the limit."""
+    """One answer. `stopped` says whether the model ended it itself, rather than running into the limit."""
 
     text: str
     tokens: int
@@ -26,8 +27,10 @@ def generate(
     max_new_tokens: int = 64,
     batch_size: int = 32,
     dtype: str | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[Answer]:
-    """Greedy answers to conversations that end with a user turn, in their order.
+    """Answers to conversations that end with a user turn, in their order: greedy, or sampled.
 
     The beginning that all prompts share (system prompt, instruction, solved examples) is computed once. The rest is
     sorted by length before it is batched (padding is paid for) and padded on the left, and a batch ends when every
@@ -38,7 +41,13 @@ def generate(
         max_new_tokens: tokens an answer may take.
         batch_size: prompts at once.
         dtype: compute under autocast in this precision, as training did; None: as the weights are.
+        temperature: 0 is greedy. Above it tokens are drawn from the most likely ones that hold 0.9 of the probability
+            (nucleus sampling, Holtzman et al. 2020).
+        seed: of the draws; the same seed and `batch_size` give the same answers. The caller's own seed is left alone.
     """
+    sampling = {"do_sample": False}
+    if temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": 0.9, "top_k": 0}
     texts = [chat.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
@@ -62,12 +71,13 @@ def generate(
             batch["input_ids"] = torch.cat([prefix.cpu().expand(len(rows), -1), batch["input_ids"]], dim=1)
             ones = torch.ones(len(rows), shared, dtype=batch["attention_mask"].dtype)
             batch["attention_mask"] = torch.cat([ones, batch["attention_mask"]], dim=1)
-        with torch.inference_mode(), _autocast(model.device.type, dtype):
+        draws = _seeded((seed, begin), model.device) if temperature else contextlib.nullcontext()
+        with torch.inference_mode(), _autocast(model.device.type, dtype), draws:
             output = model.generate(
                 **batch.to(model.device),
                 **past,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                **sampling,
                 eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
             )
@@ -91,6 +101,15 @@ def _shared_length(model, ids: list[list[int]]) -> int:
     first, last = min(ids), max(ids)  # what these two share in order of tokens, all between them share too
     limit = min(map(len, ids)) - 1
     return next((i for i in range(limit) if first[i] != last[i]), limit)
+
+
+@contextlib.contextmanager
+def _seeded(entropy: tuple[int, ...], device):
+    import numpy as np
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        yield
 
 
 def _autocast(device: str, dtype: str | None):

@@ -69,3 +69,112 @@ def plot_memory(predicted: dict[str, dict[str, int]], measured: dict[str, int], 
     ax.set(xlabel="peak memory over the process before loading (MiB)")
     ax.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax
+
+
+def plot_lengths(lengths, candidates: list[int], ax=None):
+    """Histogram of the tokens a row, each candidate `max_length` marked with the share of rows that fit.
+
+    The axis ends at the largest candidate or the 99.5th percentile; how many rows lie beyond stands under it.
+    """
+    import numpy as np
+
+    ax = _axes(ax)
+    lengths = np.asarray(lengths)
+    end = max(*candidates, np.percentile(lengths, 99.5)) * 1.02
+    beyond = int((lengths > end).sum())
+    counts, *_ = ax.hist(lengths, bins=60, range=(0, end), color=COLOURS[2], alpha=0.85)
+    top = counts.max()
+    for k, limit in enumerate(sorted(candidates, reverse=True), 1):
+        height = top * (1 + 0.1 * k)
+        ax.plot([limit, limit], [0, height], color="#333333", linewidth=1, linestyle="--")
+        side, offset = ("right", -4) if limit > end / 2 else ("left", 4)
+        fit = np.floor(1_000 * (lengths <= limit).mean()) / 1_000  # down: 100 % is said only where all fit
+        text = f"{limit:,}: {fit:.1%} fit"
+        ax.annotate(text, (limit, height), (offset, 0), textcoords="offset points", ha=side, va="top", fontsize=9)
+    label = "tokens a row"
+    if beyond:
+        label += f" ({beyond:,} of {len(lengths):,} rows lie beyond, the longest at {lengths.max():,})"
+    ax.set(xlabel=label, ylabel="rows", xlim=(0, end), ylim=(0, top * (1.05 + 0.1 * len(candidates))))
+    return ax
+
+
+def plot_flow(table, ax=None):
+    """Rows left after each cleaning step, with what the step dropped and changed.
+
+    `table`: DataFrame with columns step, read, dropped, changed, kept, in the order in which the steps ran.
+    """
+    ax = _axes(ax, width=8.0, height=1.2 + 0.36 * len(table))
+    ax.barh(table["step"], table["kept"], color=COLOURS[2], height=0.6, label="kept")
+    ax.barh(table["step"], table["dropped"], left=table["kept"], color=COLOURS[3], height=0.6, label="dropped")
+    widest = table["read"].max()
+    for y, step in enumerate(table.itertuples()):
+        share = step.dropped / max(1, step.read)
+        percent = f"{share:.1%}" if share >= 0.001 else "<0.1%"
+        text = f"−{step.dropped:,} ({percent})" if step.dropped else "none dropped"
+        text += f", {step.changed:,} changed" if step.changed else ""
+        ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+        ax.text(widest * 0.01, y, f"{step.kept:,}", va="center", color="white", fontsize=9)
+    ax.invert_yaxis()
+    ax.set(xlabel="rows", xlim=(0, widest * 1.005))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return ax
+
+
+def plot_recall(table, ax=None, target: float = 0.95):
+    """Recall of each family of planted defects: a dot a seed, a bar for the mean, red where the mean is below target.
+
+    `table`: DataFrame with columns step, family, n (planted), recall (0 to 1), one line a family and seed; the
+    label of a family has its n over all seeds.
+    """
+    families = table.groupby(["step", "family"], sort=False).agg(n=("n", "sum"), mean=("recall", "mean"))
+    steps = list(dict.fromkeys(table["step"]))
+    ax = _axes(ax, width=7.0, height=1.2 + 0.19 * (len(families) + len(steps)))
+    labels, y = [], 0
+    for step in steps:
+        labels.append((y, step, True))
+        for family, (n, mean) in families.loc[step].iterrows():
+            y += 1
+            seeds = table[(table["step"] == step) & (table["family"] == family)]["recall"]
+            colour = COLOURS[2] if mean >= target else COLOURS[3]
+            ax.plot(seeds, [y] * len(seeds), "o", color=colour, markersize=5, alpha=0.45, markeredgewidth=0)
+            ax.plot([mean, mean], [y - 0.4, y + 0.4], color=colour, linewidth=2)
+            labels.append((y, f"{family} ({n:,.0f})", False))
+        y += 1
+    ax.axvline(target, color="#333333", linewidth=1, linestyle="--")
+    ax.text(target, -0.9, f"target {target:g}", ha="center", va="bottom", fontsize=9)
+    ax.set_yticks([place for place, *_ in labels], [text for _, text, _ in labels], fontsize=8)
+    for tick, (_, _, heading) in zip(ax.get_yticklabels(), labels, strict=True):
+        tick.set_fontweight("bold" if heading else "normal")
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", alpha=0.3)
+    low = min(table["recall"].min(), target - 0.05)
+    ax.set(xlabel="recall (share of the planted defects found)", ylim=(y, -0.9), xlim=(low - 0.01, 1.01))
+    return ax
+
+
+def plot_skew(table, ax=None, most: int = 20):
+    """Mix of labels in each group, with its distance from the mix of all rows, that by chance, and the median length.
+
+    `table`: the DataFrame of `measures.skew`. The `most` largest groups are drawn, and the five commonest labels.
+    """
+    drawn = table.head(most + 1)
+    left_out = len(table) - len(drawn)
+    labels = list(table.columns[table.columns.get_loc("by_chance") + 1 :])
+    ax = _axes(ax, width=8.5, height=1.4 + 0.28 * len(drawn))
+    shares = {name.partition(": ")[2]: drawn[name].to_numpy() for name in labels[:5]}
+    if labels[5:]:
+        shares[f"{len(labels) - 5} other"] = drawn[labels[5:]].sum(axis=1).to_numpy()
+    left = 0 * drawn["share"].to_numpy()
+    for colour, (name, widths) in zip((*COLOURS[2:], COLOURS[1], COLOURS[0]), shares.items(), strict=False):
+        ax.barh(range(len(drawn)), widths, left=left, color=colour, label=name, height=0.75)
+        left = left + widths
+    ax.set_yticks(range(len(drawn)), [f"{row.group} ({row.rows:,})" for row in drawn.itertuples()])
+    for y, row in enumerate(drawn.itertuples()):
+        text = f"{row.distance:.2f} ({row.by_chance:.2f})   {row.median_words:,.0f} words"
+        ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+    ax.text(1.01, -0.7, "distance (by chance), length", transform=ax.get_yaxis_transform(), va="bottom", fontsize=9)
+    more = f"; {left_out} smaller groups not drawn" if left_out else ""
+    ax.set(xlabel=f"share of the group's rows{more}", ylim=(len(drawn) - 0.5, -0.6), xlim=(0, 1))
+    ax.legend(frameon=False, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1 + 0.9 / len(drawn)))
+    return ax

@@ -197,7 +197,7 @@ def _read_jsonl(path: Path) -> list[dict]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                what = getattr(error, "msg", "nested too deeply")  # its own line number is that of this one line
+                what = _json_fault(error)  # without its line number, which is that of this one line
                 raise DataError(f"{path}, line {number}: bad JSON ({what}). Each line must be one object.") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: {row!r:.60} is not an object like {{...}}.")
@@ -205,13 +205,33 @@ def _read_jsonl(path: Path) -> list[dict]:
     return rows
 
 
+def _json_fault(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"
+
+
+def _row_at_fault(text: str) -> str:
+    """`, row N` for the first element of a JSON list that Python cannot read, where its error gives no line."""
+    number, gap = 0, re.match(r"\s*\[\s*", text)
+    while gap:
+        number += 1
+        try:
+            _, end = json.JSONDecoder().raw_decode(text, gap.end())
+        except (ValueError, RecursionError):
+            return f", row {number}"
+        gap = re.compile(r"\s*,\s*").match(text, end)
+    return ""
+
+
 def _read_json(path: Path) -> list[dict]:
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: bad JSON ({error.msg}). Mend that line.") from None
-    except RecursionError:
-        raise DataError(f"{path}: the JSON is nested too deeply to be rows.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}{_row_at_fault(text)}: bad JSON ({_json_fault(error)}). Remove that value.") from None
     if not isinstance(content, list):
         raise DataError(f"{path} must hold a list of objects; for one object a line name the file .jsonl.")
     for number, row in enumerate(content, 1):
@@ -234,7 +254,9 @@ def _read_csv(path: Path) -> list[dict]:
                 rows.append(row)
         except csv.Error as error:
             start = reader.line_num + 1  # it stands at the end of the last good row
-            raise DataError(f"{path}, row from line {start}: {error}. Close every quoted cell.") from None
+            raise DataError(
+                f"{path}, row from line {start}: {error}. Close every quoted cell, or use .jsonl."
+            ) from None
     return rows
 
 
@@ -243,10 +265,17 @@ def _read_parquet(path: Path) -> list[dict]:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.read_table(path)
+        table.validate(full=True)  # text that is not UTF-8, offsets that point nowhere
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is not a whole parquet file: {reason} Copy it again, or write it anew.") from None
+        reason = (str(error) or "nothing in it can be read.").splitlines()[0]
+        raise DataError(f"{path} is not a whole parquet file: {reason:.300} Copy it again, or write it anew.") from None
+    try:
+        return table.to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError, LookupError) as error:
+        raise DataError(
+            f"{path} holds a value that Python has not ({error!s:.200}). Leave its column out, or write it as text."
+        ) from None
 
 
 # --- the Hub ------------------------------------------------------------------------------------------------------
@@ -337,9 +366,10 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
                 f"{name}, row {number}: lacks {', '.join(sorted(missing))}, while row 1 is of the shape {shape}. "
                 "A file must hold one shape: split it, or fill the column."
             )
+        task = row.get("task") if isinstance(row.get("task"), str) else "text"
         try:
             messages = chat.to_messages(row, shape)
-            "".join(turn["content"] for turn in messages).encode()
+            "".join([task, *(turn["content"] for turn in messages)]).encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
             raise DataError(
@@ -347,7 +377,6 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
             ) from None
         except (DataError, AttributeError, TypeError) as error:
             raise DataError(f"{name}, row {number}: {error}.") from None
-        task = row.get("task") if isinstance(row.get("task"), str) else "text"
         out.append({"id": f"row-{number}", "task": task, "messages": messages, "reference": messages[-1]["content"]})
     return out
 

@@ -1,4 +1,5 @@
 import html
+import itertools
 import random
 import re
 
@@ -91,6 +92,15 @@ def test_unknown_columns_are_refused_with_the_known_shapes(columns):
     assert all(column in str(caught.value) for column in columns)
 
 
+def test_unknown_columns_are_named_in_words_that_can_be_printed_and_are_few():
+    with pytest.raises(DataError, match=r"columns a, \\ud800 make") as caught:
+        chat.recognise({"a", "\ud800"})
+    assert str(caught.value).encode()
+    with pytest.raises(DataError, match="columns a, xxx") as caught:
+        chat.recognise({"a", "x" * 5_000})
+    assert len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize(
     ("row", "shape", "message"),
     [
@@ -114,6 +124,10 @@ def test_unknown_columns_are_refused_with_the_known_shapes(columns):
         ({"instruction": None, "output": "x"}, "alpaca", r"turn 0 \(user\) has content None"),
         ({"instruction": "", "input": "It rains.", "output": "x"}, "alpaca", r"turn 0 \(user\) has content None"),
         ({"instruction": "Why?", "output": 3}, "alpaca", r"turn 1 \(assistant\) has content 3, expected text"),
+        ({"instruction": ["Why?"], "output": "x"}, "alpaca", r"instruction is \['Why\?'\], expected text"),
+        ({"instruction": [ASK], "output": [ANSWER]}, "alpaca", "instruction is .* expected text"),
+        ({"instruction": "Why?", "input": 0, "output": "x"}, "alpaca", "input is 0, expected text"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "sharegpt", "turn 0 is .*human.*, expected a role"),
         ({"text": "words"}, "text", "text rows hold no question"),
         ({"chosen": [ANSWER], "rejected": [ANSWER]}, "preference", "preference rows hold no question"),
     ],
@@ -358,17 +372,66 @@ def test_a_shown_row_is_the_rendered_text_with_the_answers_marked(messages, smok
     assert repr(view).replace("«", "").replace("»", "") == text
     answers = [f"{t['content']}<|im_end|>\n" for t in messages if t["role"] == "assistant"]
     assert re.findall("«(.*?)»", repr(view), re.S) == answers
+    spans = tokens_of(view)
+    assert "".join(text for *_, text in spans) == text
+    runs = itertools.groupby(spans, lambda span: span[0] in TRAINED)
+    assert ["".join(text for *_, text in run) for trained, run in runs if trained] == answers
+
+
+TRAINED, UNTRAINED = {"#a9dca9", "#d4eed4"}, {"#eeeeee", "#f8f8f8"}
+
+
+def tokens_of(view: chat.TokenView) -> list[tuple[str, bool, str, str]]:
+    """(ground, outlined, tooltip, text) of every span of the page, which must hold nothing else."""
     page = view._repr_html_()
-    assert [html.unescape(part) for part in re.findall("<span[^>]*>(.*?)</span>", page, re.S)] == answers
-    assert html.unescape(re.sub("</?(pre|span)[^>]*>", "", page)) == text
+    pattern = '<span style="background:(#[0-9a-f]{6});color:#000([^"]*)" title="([^"]*)">([^<]*)</span>'
+    assert re.fullmatch(f'<pre style="white-space:pre-wrap">({pattern})*</pre>', page)
+    return [
+        (ground, "outline" in rest, tip, html.unescape(text)) for ground, rest, tip, text in re.findall(pattern, page)
+    ]
+
+
+@pytest.mark.parametrize("messages", ALL)
+def test_a_shown_row_has_a_span_a_token_with_position_id_and_label(messages, smoke):
+    row = chat.encode(messages, smoke[1])
+    spans = tokens_of(chat.show(row, smoke[1]))
+    seen = []
+    for ground, outlined, tooltip, text in spans:
+        position, token, label = re.fullmatch("position ([0-9 ]+), id ([0-9 ]+), label ([-0-9 ]+)", tooltip).groups()
+        ids, labels = [int(x) for x in token.split()], [int(x) for x in label.split()]
+        seen += zip((int(x) for x in position.split()), ids, labels, strict=True)
+        assert text == smoke[1].decode(ids)
+        assert "\ufffd" not in text
+        assert ground in (UNTRAINED if chat.IGNORE in labels else TRAINED)
+        assert outlined == (ids[0] in smoke[1].all_special_ids)
+        assert len(ids) == 1 or len(text) == 1  # only the bytes of one character are drawn together
+    numbered = [(i, *pair) for i, pair in enumerate(zip(row["input_ids"], row["labels"], strict=True))]
+    assert seen == numbered
+    assert all(a[0] != b[0] for a, b in itertools.pairwise(spans))  # a border shows
+
+
+def test_the_bytes_of_a_character_are_one_span_and_a_replacement_character_of_the_text_stays(smoke):
+    row = chat.encode([turn("user", "日🙂"), turn("assistant", "\ufffd")], smoke[1])
+    texts = [text for *_, text in tokens_of(chat.show(row, smoke[1]))]
+    assert {"日", "🙂", "\ufffd", "<|im_end|>"} <= set(texts)
+    assert len(texts) < len(row["input_ids"])
+
+
+def test_tokens_that_strip_the_white_space_before_them_are_drawn_with_it():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "▁a": 1, "▁b": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    view = chat.show({"input_ids": [1, 2, 1], "labels": [1, 2, 1]}, PreTrainedTokenizerFast(tokenizer_object=words))
+    assert [text for *_, text in tokens_of(view)] == ["a", " b", " a"]
 
 
 def test_a_shown_row_cannot_put_markup_into_the_page(smoke):
     evil = "<script>alert('&')</script>"
     row = chat.encode([turn("user", evil), turn("assistant", evil)], smoke[1])
-    page = chat.show(row, smoke[1])._repr_html_()
-    assert "<script" not in page
-    assert page.count(html.escape(evil)) == 2
+    spans = tokens_of(chat.show(row, smoke[1]))
+    assert "".join(text for *_, text in spans).count(evil) == 2
 
 
 def test_examples_stand_between_the_system_prompt_and_the_question():

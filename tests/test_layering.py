@@ -13,9 +13,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     **dict.fromkeys(("__init__", "errors", "profiles"), 0),
-    **dict.fromkeys(("run", "sources", "pydocs", "chat", "metrics", "memory", "cost"), 1),
-    **dict.fromkeys(("cleaning", "models"), 2),
+    **dict.fromkeys(("run", "sources", "pydocs", "chat", "formats", "metrics", "memory", "cost"), 1),
+    **dict.fromkeys(("measures", "privacy", "defects", "defects_text", "datacard"), 1),
+    **dict.fromkeys(("cleaning", "duplicates", "splits", "detection", "models"), 2),
     **dict.fromkeys(("training", "evaluation", "adapters", "constraints", "preferences", "ppo", "rewards"), 3),
+    **dict.fromkeys(("augmentation", "selection"), 3),
     **dict.fromkeys(("quantization", "serving"), 3),
     **dict.fromkeys(("plots", "widgets"), 4),
     **dict.fromkeys(("suite", "report", "__main__"), 5),

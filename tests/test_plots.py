@@ -51,3 +51,85 @@ def test_a_given_ax_is_drawn_on_and_returned():
     _, ax = plt.subplots()
     assert plots.plot_losses({"a": [1.0]}, ax=ax) is ax
     assert len(plt.get_fignums()) == 1
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def overlaps(ax) -> list[tuple[str, str]]:
+    """Pairs of texts of a figure (labels, ticks, notes, legend) that are drawn over one another."""
+    ax.figure.canvas.draw()
+    drawn = [*ax.texts, *ax.get_xticklabels(), *ax.get_yticklabels(), ax.xaxis.label, ax.yaxis.label]
+    drawn += ax.get_legend().get_texts() if ax.get_legend() else []
+    boxes = [(text.get_text(), text.get_window_extent()) for text in drawn if text.get_text()]
+    return [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if one.overlaps(other)]
+
+
+def test_overlaps_are_seen():
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots()
+    ax.text(0.5, 0.5, "one")
+    ax.text(0.5, 0.51, "two")
+    assert overlaps(ax) == [("two", "one")]
+
+
+def test_lengths_count_every_row_and_mark_the_share_that_fits():
+    lengths = [10] * 1_998 + [90, 5_000]
+    ax = plots.plot_lengths(lengths, [50, 100])
+    assert sum(bar.get_height() for bar in ax.patches) == 1_999
+    assert texts(ax) == ["100: 99.9% fit", "50: 99.9% fit"]  # 1,999 of 2,000 is not yet 100 %
+    assert sorted(line.get_xdata()[0] for line in ax.lines) == [50, 100]
+    assert ax.get_xlabel() == "tokens a row (1 of 2,000 rows lie beyond, the longest at 5,000)"
+    assert not overlaps(plots.plot_lengths(lengths, [50, 52, 54, 100, 128]))
+
+
+def test_flow_draws_kept_and_dropped_and_names_both():
+    import pandas as pd
+
+    steps = [("schema", 1_000, 0, 40, 1_000), ("quality", 1_000, 250, 0, 750), ("duplicates", 750, 0, 0, 750)]
+    steps += [("leaks", 750, 0, 3, 750)]
+    ax = plots.plot_flow(pd.DataFrame(steps, columns=["step", "read", "dropped", "changed", "kept"]))
+    kept, dropped = ax.containers
+    assert [bar.get_width() for bar in kept] == [1_000, 750, 750, 750]
+    assert [(bar.get_x(), bar.get_width()) for bar in dropped][1] == (750, 250)
+    assert texts(ax)[::2] == ["none dropped, 40 changed", "−250 (25.0%)", "none dropped", "none dropped, 3 changed"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first step stands on top
+    assert not overlaps(ax)
+
+
+def test_a_drop_too_small_for_a_tenth_of_a_percent_is_not_drawn_as_none():
+    import pandas as pd
+
+    table = pd.DataFrame([("quality", 10_000, 1, 0, 9_999)], columns=["step", "read", "dropped", "changed", "kept"])
+    assert texts(plots.plot_flow(table))[0] == "−1 (<0.1%)"
+
+
+def test_recall_shows_every_seed_and_marks_what_is_below_target():
+    import pandas as pd
+
+    rows = [("near", "case", 50, recall) for recall in (1.0, 0.98, 0.99)]
+    rows += [("near", "edits", 50, recall) for recall in (0.9, 0.96, 0.96)] + [("redact", "case", 50, 0.95)]
+    ax = plots.plot_recall(pd.DataFrame(rows, columns=["step", "family", "n", "recall"]))
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["near", "case (150)", "edits (150)", "redact", "case (50)"]
+    dots = [list(line.get_xdata()) for line in ax.lines if line.get_marker() == "o"]
+    assert dots == [[1.0, 0.98, 0.99], [0.9, 0.96, 0.96], [0.95]]
+    assert [line.get_color() for line in ax.lines[:6:2]] == [plots.COLOURS[2], plots.COLOURS[3], plots.COLOURS[2]]
+    assert ax.get_xlim()[0] < 0.9
+    assert not overlaps(ax)
+
+
+def test_skew_stacks_the_shares_and_says_what_it_leaves_out():
+    from nbhelpers import measures
+
+    rows = [{"text": "a b", "task": f"t{i % 7}", "package": f"p{i % 5}"} for i in range(70)]
+    ax = plots.plot_skew(measures.skew(rows, "package"), most=3)
+    assert len(ax.get_yticklabels()) == 4
+    assert ax.get_yticklabels()[0].get_text() == "(all) (70)"
+    assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "2 other"
+    assert [bar.get_x() + bar.get_width() for bar in ax.containers[-1]] == pytest.approx([1] * 4)
+    assert "2 smaller groups not drawn" in ax.get_xlabel()
+    assert texts(ax)[0] == "0.00 (0.00)   2 words"
+    assert not overlaps(ax)

@@ -1,0 +1,441 @@
+"""Cleaning rows step by step, each step saying what it dropped or changed, and why.
+
+A step takes a `datasets.Dataset` whose rows have an `id` and either `text` or `messages`, and returns a `Cleaned`: the
+rows it kept and a log with one line for each row it dropped or changed. Nothing else is touched, so that for every
+step rows read = rows kept + rows dropped.
+
+    steps = [validate(raw)]
+    for step in (normalise, filter_quality, redact):
+        steps.append(step(steps[-1].rows))
+    account(steps)
+"""
+
+import html
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from nbhelpers import chat, privacy
+from nbhelpers.errors import DataError
+
+LOG = ("id", "action", "reason", "detail")  # the columns of a log; action is `dropped` or `changed`
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What one step made of its rows: `rows` kept, of `read`, and a `log` of `(id, action, reason, detail)`.
+
+    A row has one line for each reason it was changed and exactly one if it was dropped.
+    """
+
+    step: str
+    rows: object  # datasets.Dataset
+    read: int
+    log: list[tuple[str, str, str, str]] = field(default_factory=list, repr=False)
+
+    def __post_init__(self):
+        dropped = sum(self.dropped.values())
+        assert self.read == len(self.rows) + dropped, f"{self.step}: {self.read} != {len(self.rows)} + {dropped}"
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> rows, the commonest first."""
+        return dict(Counter(reason for _, action, reason, _ in self.log if action == "dropped").most_common())
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Reason -> rows, the commonest first; a row changed for two reasons counts under both."""
+        return dict(Counter(reason for _, action, reason, _ in self.log if action == "changed").most_common())
+
+    def table(self):
+        """The log as a `pandas.DataFrame`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.log, columns=list(LOG))
+
+
+def account(steps: list[Cleaned]):
+    """One line a step: step, read, dropped, changed, kept, reasons, as a `pandas.DataFrame`.
+
+    Raises DataError: a step did not begin with what the one before it had kept.
+    """
+    import pandas as pd
+
+    for before, after in itertools.pairwise(steps):
+        if after.read != len(before.rows):
+            raise DataError(
+                f"{after.step} read {after.read} rows, but {before.step} had kept {len(before.rows)}: a step in "
+                "between is missing from the list."
+            )
+    lines = [
+        {
+            "step": step.step,
+            "read": step.read,
+            "dropped": sum(step.dropped.values()),
+            "changed": len({row for row, action, *_ in step.log if action == "changed"}),
+            "kept": len(step.rows),
+            "reasons": ", ".join(f"{reason} {count:,}" for reason, count in (step.dropped | step.changed).items()),
+        }
+        for step in steps
+    ]
+    return pd.DataFrame(lines, columns=["step", "read", "dropped", "changed", "kept", "reasons"])
+
+
+def texts(rows) -> list[str]:
+    """The text of every row, as `chat.text_of` gives it."""
+    if "text" in rows.column_names:
+        return list(rows["text"])
+    return ["\n\n".join(turn["content"] for turn in messages) for messages in rows["messages"]]
+
+
+def filtered(step: str, rows, verdicts: list[tuple[str, str] | None]) -> Cleaned:
+    """The rows whose verdict is None; the others are dropped for `(reason, detail)`."""
+    kept = [i for i, verdict in enumerate(verdicts) if verdict is None]
+    ids = list(rows["id"])
+    log = [(ids[i], "dropped", *verdict) for i, verdict in enumerate(verdicts) if verdict is not None]
+    return Cleaned(step, rows if len(kept) == len(ids) else rows.select(kept), len(ids), log)
+
+
+def rewritten(step: str, rows, rewrite: Callable[[str], tuple[str, list[str]]]) -> Cleaned:
+    """All rows, each text through `rewrite`, which gives the new text and the reasons it changed; ditto `reference`."""
+    ids, log = list(rows["id"]), []
+    reasons: list[set[str]] = [set() for _ in ids]
+
+    def new(i: int, text: str) -> str:
+        after, why = rewrite(text)
+        reasons[i].update(why)
+        return after
+
+    for name in rows.column_names:
+        if name == "text":
+            values = [new(i, text) for i, text in enumerate(rows[name])]
+        elif name == "reference":
+            values = [rewrite(text)[0] if isinstance(text, str) else text for text in rows[name]]
+        elif name == "messages":
+            values = [
+                [turn | {"content": new(i, turn["content"])} for turn in messages]
+                for i, messages in enumerate(rows[name])
+            ]
+        else:
+            continue
+        columns = rows.column_names
+        rows = rows.remove_columns(name).add_column(name, values).select_columns(columns)
+    for i, why in enumerate(reasons):
+        log += [(ids[i], "changed", reason, "") for reason in sorted(why)]
+    return Cleaned(step, rows, len(ids), log)
+
+
+# --- schema -------------------------------------------------------------------------------------------------------
+
+
+def validate(raw: Iterable[dict], shape: str | None = None, first_number: int = 1) -> Cleaned:
+    """Rows with an `id` and `text` or `messages` from rows of one shape; what is broken is dropped with its number.
+
+    Args:
+        raw: rows as they were read, in any shape that `chat.recognise` knows.
+        shape: its name; found in the columns of the first rows where None.
+        first_number: number of the first row, counted from 1.
+
+    Raises:
+        DataError: no row has a known shape.
+    """
+    import datasets
+
+    raw = list(raw)
+    if shape is None:
+        candidates = [row for row in raw[:1_000] if isinstance(row, dict)]
+        shape = next((s for row in candidates if (s := chat.known_shape(set(row)))), None)
+        shape = shape or chat.recognise(set(candidates[0]) if candidates else set())
+    rows, log, seen = [], [], set()
+    for number, row in enumerate(raw, first_number):
+        own = row.get("id") if isinstance(row, dict) else None
+        name = own if isinstance(own, str) and own and own not in seen else f"row-{number}"
+        seen.add(name)
+        try:
+            content = chat.content_of(row, shape)
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            log.append((name, "dropped", "half a character", f"row {number}: {error.object[error.start]!a}"))
+        except DataError as error:
+            log.append((name, "dropped", error.reason, f"row {number}: {error}"))
+        else:
+            extra = {
+                key: value for key, value in row.items() if isinstance(value, str) and key not in chat.SHAPES[shape]
+            }
+            rows.append(extra | {"id": name} | content)
+    columns = sorted({key for row in rows for key in row})
+    table = datasets.Dataset.from_dict({column: [row.get(column) for row in rows] for column in ["id", *columns]})
+    return Cleaned("schema", table, len(raw), log)
+
+
+# --- normalise ----------------------------------------------------------------------------------------------------
+
+_INVISIBLE = re.compile(
+    "\x1b\\[[0-9;?]*[A-Za-z]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[\ufeff\u00ad\u200b\u2060\u180e\u200e\u200f\u202a-\u202e\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+    "|(?<=[A-Za-z0-9_.,;: ])[\u200c\u200d]|[\u200c\u200d](?=[A-Za-z0-9_.,;: ])"
+)  # joiners inside emoji and Indic or Persian words mean something and stay
+_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_ENTITY = re.compile(r"&(?:#\d{2,7}|#x[0-9a-f]{2,6}|[a-z]{2,31}\d{0,2});", re.I)
+_PAIRED = (
+    "p|b|i|u|em|strong|a|div|span|code|pre|ul|ol|li|tt|h[1-6]|table|tr|td|th|tbody|thead|sup|sub|blockquote|small|font"
+    "|center|html|body|dl|dt|dd|script|style|kbd|var|samp|del|ins|mark|abbr|cite|q|s|strike"
+)
+_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+)"
+_TAG = re.compile(rf"<(/?)({_PAIRED}|br|hr|img)((?:\s+[\w:-]+(?:\s*=\s*{_VALUE})?)*)\s*/?>", re.I)
+_CODE = re.compile(r"```.*?```|``[^`\n]+``|`[^`\n]+`|^[ \t]*(?:>>>|\.\.\. ).*$", re.M | re.S)
+_ROLE = re.compile(r":(?!math:|raw:)[a-z][\w+-]*(?::[a-z][\w+-]*)*:`([^`]+)`", re.I)
+_LINK = re.compile(r"`([^`<>]+?)\s*<((?:https?|ftp|mailto)[^>`\s]*)>`__?")
+_SUBSTITUTION = re.compile(r"(?<![\w|\\<])\|([A-Za-z][\w.-]+(?: [\w.-]+){0,3})\|(?![\w|>])")
+_VERSION_NOTE = re.compile(
+    r"^[ \t]*\.\. (?:versionadded::.*|(?:versionchanged|deprecated):: *[\w.]*[ \t]*)(?:\n|\Z)", re.M
+)
+_ADMONITION = re.compile(
+    r"^([ \t]*)\.\. (note|warning|tip|important|caution|hint|danger|attention|seealso|todo)::[ \t]*", re.M
+)
+
+
+def _outside_code(text: str, change: Callable[[str], str]) -> str:
+    """`change` applied to the pieces of text between code: literals in backticks and doctest lines stay."""
+    pieces, last = [], 0
+    for match in _CODE.finditer(text):
+        pieces += [change(text[last : match.start()]), match[0]]
+        last = match.end()
+    return "".join([*pieces, change(text[last:])])
+
+
+def _without_tags(text: str) -> str:
+    text = re.sub(r"[ \t]*<li\b", "<li", text)
+    names = Counter((match[2].lower(), bool(match[1])) for match in _TAG.finditer(text))
+
+    def replace(match: re.Match) -> str:
+        closing, name, attributes = match[1], match[2].lower(), match[3]
+        paired = names[name, True] and names[name, False]
+        if not (paired or attributes.strip() or name in ("br", "hr", "li")):
+            return match[0]  # `<p>` alone is more often a placeholder than a paragraph
+        if name == "br":
+            return "\n"
+        return "- " if name == "li" and not closing else ""
+
+    return _TAG.sub(replace, text)
+
+
+def _without_entities(text: str) -> str:
+    return _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+
+
+def _role_target(match: re.Match) -> str:
+    title = re.fullmatch(r"(.+?)\s*<[^>]+>", match[1])
+    return title[1] if title else match[1].lstrip("~!.")
+
+
+def _without_rst(text: str) -> str:
+    text = _VERSION_NOTE.sub("", text) if ".. " in text else text
+    text = _ADMONITION.sub(lambda m: f"{m[1]}{'See also' if m[2] == 'seealso' else m[2].capitalize()}: ", text)
+    text = _LINK.sub(r"\1 (\2)", _ROLE.sub(_role_target, text))
+    return _outside_code(text, lambda piece: _SUBSTITUTION.sub(r"\1", piece))
+
+
+def normalise_text(text: str) -> tuple[str, list[str]]:
+    """A text in one form, and which of these had to be mended for it.
+
+    `mojibake` (UTF-8 that was read as another encoding: ftfy, Speer 2019), `unicode` (NFC; other white space becomes a
+    space), `invisible` (control, zero-width and direction characters, terminal colours), `html` (tags and entities),
+    `rst` (roles, substitutions, links, notes), `white space` (CR, trailing blanks, more than one empty line). What is
+    code by its marks stays as it is, and so do typographic quotes and dashes. Idempotent.
+    """
+    import unicodedata
+
+    why = []
+
+    def apply(reason: str, after: str) -> None:
+        nonlocal text
+        if after != text:
+            text = after
+            if reason not in why:
+                why.append(reason)
+
+    if not text.isascii():
+        import ftfy
+
+        apply("mojibake", ftfy.fix_encoding(text))
+    apply("invisible", _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")) if "\r" not in text else text)
+    apply("white space", re.sub(r"\r\n?", "\n", text))
+    apply("invisible", _INVISIBLE.sub("", text))
+    if not text.isascii():
+        apply("unicode", unicodedata.normalize("NFC", _SPACES.sub(" ", text)))
+    if "<" in text and ">" in text:
+        apply("html", _outside_code(text, _without_tags))
+    if "&" in text:
+        apply(
+            "html",
+            _SPACES.sub(" ", _outside_code(text, _without_entities)),
+        )
+    if "`" in text or "|" in text or ".. " in text:
+        apply("rst", _without_rst(text))
+    tidy = re.sub(r"[ \t]+$", "", text, flags=re.M)
+    apply("white space", re.sub(r"\n{3,}", "\n\n", tidy).strip("\n"))
+    return text, why
+
+
+def normalise(rows) -> Cleaned:
+    """Every text through `normalise_text`."""
+    return rewritten("normalise", rows, normalise_text)
+
+
+# --- filters ------------------------------------------------------------------------------------------------------
+
+_NOT_PROSE = re.compile(
+    r"^\s*(?:>>>|\.\.\. ).*$|``[^`]*``|`[^`]*`|[!-~]*[_/\\=<>{}()\[\]|#@][!-~]*|\b[a-z0-9]*\d[a-z0-9]*\b"
+    r"|\b[a-z0-9]+\.[a-z0-9][!-~]*",
+    re.M | re.I | re.A,
+)  # code, paths, identifiers, numbers: of no language
+
+
+@lru_cache(maxsize=1)
+def _identifier():
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def keep_language(rows, language: str = "en", min_probability: float = 0.8, min_letters: int = 40) -> Cleaned:
+    """Drop rows whose prose is in another language (py3langid), and only where it is sure.
+
+    Code, identifiers and numbers are set aside first. Rows with fewer than `min_letters` letters of prose left are
+    kept: nobody can tell the language of three words.
+    """
+    verdicts: list[tuple[str, str] | None] = []
+    for text in texts(rows):
+        prose = _NOT_PROSE.sub(" ", text)
+        verdict = None
+        if sum(map(str.isalpha, prose)) >= min_letters or (not prose.isascii() and sum(map(str.isalpha, prose)) >= 15):
+            found, probability = _identifier().classify(prose)
+            if found != language and probability >= min_probability:
+                verdict = ("language", f"{found} {probability:.2f}")
+        verdicts.append(verdict)
+    return filtered("language", rows, verdicts)
+
+
+_BOILERPLATE = re.compile(  # in small letters
+    r"all rights reserved|licensed under the|without (?:any )?warrant(?:y|ies)|permission is hereby granted|spdx-"
+    r"|general public license|merchantability|redistribution and use in source|redistribute it|the above copyright"
+    r"|copyright (?:\(c\)|©|\d)|©|in no event shall|(?:distributed|provided) (?:under|on an|\"as is\")"
+    r"|automatically generated|auto-?generated (?:by|file|code)|file was generated|do not (?:edit|modify)"
+    r"|(?:use|uses|accept|our|all) cookies|(?:cookie|privacy) (?:policy|settings)|newsletter|terms of (?:use|service)"
+    r"|click here|sign up|subscribe|enter your e-?mail|follow us|skip to (?:main )?content|back to top"
+    r"|(?:enable javascript|javascript is disabled)|lorem ipsum|dolor sit amet|consectetur"
+    r"|^\W*(?:table of )?contents\W*$|(?:\. ?){4,}\s*\d+\s*$|intended only for|received (?:it|this[\w ]*) in error"
+)
+_DOCTEST = re.compile(r"^[ \t]*(?:>>>|\.\.\. ).*\n?", re.M)
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_BLOB = re.compile(r"(?<![\w/:.])(?=\S*\d)(?:[A-Za-z0-9+/=_-]{60,}|(?:[0-9a-fA-F]{2}[ :]?){24,})(?![\w/.])")
+_NO_VOWEL = re.compile(r"[bcdfghjklmnpqrstvwxz]{5,}|[bcdfghjklmnpqrstvwxz]{4}$|^[bcdfghjklmnpqrstvwxz]{4}")
+_MIXED = re.compile(r"\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d[A-Za-z])[A-Za-z0-9]{4,}\b")  # 5jRz7kQw, but not Conv2d
+
+
+def quality_problem(
+    text: str, min_words: int = 3, max_words: int = 20_000, max_repeated: float = 0.65, min_letters: float = 0.3
+) -> tuple[str, str] | None:
+    """`(reason, detail)` where a text is not worth training on, else None.
+
+    `too short` or `too long` in words; `repetition`: a share of `max_repeated` of its 4-word runs occurred before;
+    `symbols`: fewer than `min_letters` of its characters are letters; `blob`: encoded data; `gibberish`: letters that
+    make no syllables; `boilerplate`: half of its lines are notices. After the rules of C4 (Raffel et al. 2020) and
+    MassiveText (Rae et al. 2021, appendix A), with limits for technical text.
+    """
+    words = _WORD.findall(text)
+    if len(words) < min_words:
+        return "too short", f"{len(words)} words"
+    if len(words) > max_words:
+        return "too long", f"{len(words)} words"
+    if len(text) > 60 and (blob := sum(len(match[0]) for match in _BLOB.finditer(text))) > 0.4 * len(text):
+        return "blob", f"{blob} of {len(text)} characters"
+    solid = "".join(text.split())
+    if (letters := sum(map(str.isalpha, solid))) < min_letters * len(solid):
+        return "symbols", f"{letters} letters of {len(solid)} characters"
+    lower = [word.lower() for word in _WORD.findall(_DOCTEST.sub("", text))]
+    runs = Counter(zip(lower, lower[1:], lower[2:], lower[3:], strict=False))
+    if 8 <= len(lower) < 200 and len(set(lower)) < 0.15 * len(lower):
+        return "repetition", f"{len(set(lower))} different words of {len(lower)}"
+    if len(lower) >= 12 and (again := sum(runs.values()) - len(runs)) > max_repeated * sum(runs.values()):
+        return "repetition", f"{again} of {sum(runs.values())} four-word runs"
+    plain = [word for word in words if word.islower() and len(word) > 3]
+    odd, mixed = sum(map(bool, map(_NO_VOWEL.search, plain))), len(_MIXED.findall(text))
+    if (odd >= 3 and odd > 0.3 * len(plain)) or (mixed >= 3 and mixed > 0.5 * sum(len(t) > 3 for t in text.split())):
+        return "gibberish", f"{odd + mixed} of {len(words)} words"
+    lines = [line for line in re.split(r"\n+|(?<=\w[.!?])\s+", text.lower()) if line.strip()]
+    notices = [line for line in lines if _BOILERPLATE.search(line)]
+    if notices and len(notices) >= 0.5 * len(lines):
+        return "boilerplate", notices[0].strip()[:80]
+    return None
+
+
+def filter_quality(rows, **limits) -> Cleaned:
+    """Drop rows with a `quality_problem`; `limits` are its arguments."""
+    return filtered("quality", rows, [quality_problem(text, **limits) for text in texts(rows)])
+
+
+def redact(rows, find: Callable[[str], list[privacy.Span]] = privacy.find) -> Cleaned:
+    """Personal data and secrets replaced by their kind, `[EMAIL]`; the reasons logged are the kinds."""
+
+    def rewrite(text: str) -> tuple[str, list[str]]:
+        spans = find(text)
+        return (privacy.redact(text, spans), [span.kind for span in spans]) if spans else (text, [])
+
+    return rewritten("redact", rows, rewrite)
+
+
+# --- more rows than memory ----------------------------------------------------------------------------------------
+
+
+def stream(
+    raw: Iterable[dict], steps: list[Callable[[object], Cleaned]], path: Path, shard: int = 10_000
+) -> list[dict]:
+    """Clean rows of any number: shard by shard through `validate` and `steps`, kept rows appended to a JSONL file.
+
+    A step that must remember rows of earlier shards is a closure over its memory, for example
+    `partial(duplicates.drop_near, index=DuplicateIndex())`. The file appears under `path` only when it is whole.
+
+    Returns:
+        the lines of `account`, summed over the shards, as dicts without `reasons` but with `why` (reason -> rows).
+    """
+    from nbhelpers.run import replaced
+
+    totals: dict[str, dict] = {}
+    number, shape = 1, None
+    with replaced(path) as file:
+        for block in _blocks(raw, shard):
+            cleaned = [validate(block, shape, number)]
+            shape = shape or ("text" if "text" in cleaned[0].rows.column_names else "messages")
+            number += len(block)
+            for step in steps:
+                cleaned.append(step(cleaned[-1].rows))
+            for done in cleaned:
+                line = totals.setdefault(
+                    done.step, {"step": done.step, "read": 0, "dropped": 0, "changed": 0, "kept": 0, "why": Counter()}
+                )
+                why = done.dropped | done.changed
+                line["read"] += done.read
+                line["kept"] += len(done.rows)
+                line["dropped"] += sum(done.dropped.values())
+                line["changed"] += len({row for row, action, *_ in done.log if action == "changed"})
+                line["why"].update(why)
+            for row in cleaned[-1].rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return list(totals.values())
+
+
+def _blocks(rows: Iterable[dict], size: int) -> Iterator[list[dict]]:
+    block: list[dict] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block

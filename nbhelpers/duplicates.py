@@ -1,0 +1,243 @@
+"""Rows that say again what another row says: repeated exactly, nearly, or from a text they must not have seen.
+
+Two texts are near-duplicates where the Jaccard similarity of their words reaches a threshold. Words count as often as
+they occur, in any order, case and punctuation aside, so that a text whose sentences were put in another order is the
+same text. A word that differs from the other text's by one keystroke counts as the same word where one of the two is
+found nowhere else: a slip of the hand, not another word. MinHash and locality-sensitive hashing (Broder 1997; Indyk and
+Motwani 1998) find the pairs worth comparing; every pair is then compared exactly.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from nbhelpers import cleaning
+from nbhelpers.cleaning import Cleaned
+from nbhelpers.errors import ParameterError
+
+PERMUTATIONS, BANDS = 120, 24  # 5 rows a band: a pair of similarity 0.75 is compared with probability 0.998
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # scripts without spaces: by sign
+_SMALL_WORDS = frozenset(
+    [
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "has",
+        "if",
+        "in",
+        "is",
+        "it",
+        "its",
+        "no",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "this",
+        "to",
+        "with",
+    ]
+)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in order, in small letters, without punctuation."""
+    return _WORD.findall(re.sub(r"(?<=\w)['\u2019](?=\w)", "", text.casefold()))
+
+
+def _numbered(found: list[str]) -> list[str]:
+    """Each word with how often it came before, so that a set of them counts repetitions."""
+    seen: dict[str, int] = {}
+    out = []
+    for word in found:
+        count = seen[word] = seen.get(word, 0) + 1
+        out.append(word if count == 1 else f"{word} {count}")
+    return out
+
+
+def is_slip(a: str, b: str) -> bool:
+    """Whether one keystroke makes one word of the other (insert, delete, replace, transpose); digits are no slips."""
+    if len(a) > len(b):
+        a, b = b, a
+    if len(b) - len(a) > 1 or a == b:
+        return False
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+    if len(a) < len(b):
+        return a[start:] == b[start + 1 :] and not b[start].isdigit()
+    if a[start + 1 :] == b[start + 1 :]:
+        return not (a[start].isdigit() or b[start].isdigit())
+    swapped = a[start : start + 2] == b[start : start + 2][::-1]
+    return swapped and a[start + 2 :] == b[start + 2 :] and not a[start : start + 2].isdigit()
+
+
+def jaccard(a: Iterable[str], b: Iterable[str]) -> float:
+    """Size of the intersection of two sets over the size of their union, 0 to 1; 1 for two empty ones."""
+    a, b = set(a), set(b)
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+class DuplicateIndex:
+    """The texts kept so far, and which of them a new text nearly repeats.
+
+    Args:
+        threshold: least similarity of a near-duplicate, above 0.5 to 1.
+        seed: of the hash functions.
+        min_words: shorter texts are never near-duplicates: there, one sign can turn the meaning.
+
+    Memory: about a kilobyte a text of 60 words.
+    """
+
+    def __init__(self, threshold: float = 0.95, seed: int = 0, min_words: int = 20):
+        if not 0.5 < threshold <= 1:
+            raise ParameterError(
+                f"threshold={threshold!r} is outside 0.5 to 1; texts that share less are not the same."
+            )
+        from rensa import RMinHashLSH
+
+        self.threshold, self.seed, self.min_words = threshold, seed, min_words
+        self._lsh = RMinHashLSH(min(threshold, 0.75), PERMUTATIONS, BANDS)
+        self._numbers: dict[str, int] = {}  # word as `_numbered` gives it -> its number
+        self._words: list[str] = []  # by number
+        self._frequency: Counter[str] = Counter()  # plain word -> texts that have it
+        self._ids: list[str] = []
+        self._kept: list = []  # arrays of word numbers
+
+    def similarity(self, a: set[int], b: set[int]) -> float:
+        """Jaccard similarity of two texts as sets of word numbers, slips forgiven; 0 below the threshold."""
+        shared, total = len(a & b), len(a) + len(b)
+        most = min(len(a), len(b))
+        if most < self.threshold * (total - most):  # even if every word of the shorter were in the longer
+            return 0.0
+        left, right = a - b, b - a
+        if len(left) > 0.3 * len(a) + 1 or len(right) > 0.3 * len(b) + 1:
+            return 0.0
+        rest = [self._plain(number) for number in sorted(right)]
+        for word in map(self._plain, sorted(left)):
+            slip = next((other for other in rest if is_slip(word, other) and self._forgiven(word, other)), None)
+            if slip is not None:
+                shared += 1
+                rest.remove(slip)
+        value = shared / (total - shared) if total else 1.0
+        return value if value >= self.threshold else 0.0
+
+    def _plain(self, number: int) -> str:
+        return self._words[number].partition(" ")[0]
+
+    def _forgiven(self, a: str, b: str) -> bool:
+        """Whether two words a keystroke apart are one word: one of them is a small word, or found hardly anywhere."""
+        rare, common = sorted((self._frequency[a], self._frequency[b]))
+        return rare <= max(1, common / 20) or not _SMALL_WORDS.isdisjoint((a, b))
+
+    def _numbers_of(self, text: str) -> list[int]:
+        numbers = []
+        found = words(text) or [text.strip()]
+        self._frequency.update(set(found))
+        for word in _numbered(found):
+            number = self._numbers.get(word)
+            if number is None:
+                number = self._numbers[word] = len(self._words)
+                self._words.append(word)
+            numbers.append(number)
+        return numbers
+
+    def add(self, ids: list[str], texts: list[str], keep: bool = True) -> list[tuple[str, float] | None]:
+        """For each text the `(id, similarity)` of the kept one it nearly repeats, or None: then it is kept itself.
+
+        With `keep=False` the texts are only compared with what is in the index, and it stays as it is.
+        """
+        from array import array
+
+        from rensa import RMinHash
+
+        counted = [self._numbers_of(text) for text in texts]  # first all: how rare a word is shows at the end
+        sketches = RMinHash.from_token_sets(
+            [[self._words[n] for n in numbers] for numbers in counted], PERMUTATIONS, self.seed
+        )
+        found: list[tuple[str, float] | None] = []
+        for name, numbers, sketch in zip(ids, counted, sketches, strict=True):
+            mine, best = set(numbers), None
+            for key in sorted(self._lsh.query(sketch)) if len(numbers) >= self.min_words else ():
+                value = self.similarity(set(self._kept[key]), mine)
+                if value and (best is None or value > best[1]):
+                    best = (self._ids[key], value)
+                    if value == 1:
+                        break
+            found.append(best)
+            if keep and best is None and len(numbers) >= self.min_words:
+                self._lsh.insert(len(self._ids), sketch)
+                self._ids.append(name)
+                self._kept.append(array("I", numbers))
+        return found
+
+
+def drop_exact(rows, seen: dict[str, str] | None = None) -> Cleaned:
+    """Drop rows whose text is that of an earlier row, case and white space aside; the detail is that row's id.
+
+    Args:
+        seen: hash of a text -> its row; pass the same dict again to continue over further rows.
+    """
+    import hashlib
+
+    seen = {} if seen is None else seen
+    verdicts: list[tuple[str, str] | None] = []
+    for name, text in zip(rows["id"], cleaning.texts(rows), strict=True):
+        key = hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).hexdigest()
+        first = seen.setdefault(key, name)
+        verdicts.append(None if first == name else ("exact duplicate", first))
+    return cleaning.filtered("exact duplicates", rows, verdicts)
+
+
+def drop_near(rows, threshold: float = 0.95, seed: int = 0, index: DuplicateIndex | None = None) -> Cleaned:
+    """Drop rows that nearly repeat a kept one (`DuplicateIndex`); the detail is that row's id and the similarity.
+
+    Args:
+        index: continues an earlier one, with its own threshold and seed.
+    """
+    index = index or DuplicateIndex(threshold, seed)
+    found = index.add(list(rows["id"]), cleaning.texts(rows))
+    verdicts = [("near-duplicate", f"{match[0]} {match[1]:.3f}") if match else None for match in found]
+    return cleaning.filtered("near-duplicates", rows, verdicts)
+
+
+def runs(text: str, size: int) -> list[int]:
+    """Hashes of every run of `size` words of a text, in order; none where it is shorter."""
+    found = words(text)
+    return [hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)]
+
+
+def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95) -> Cleaned:
+    """Drop rows that hold a run of `size` words of an evaluation row, or that nearly repeat one.
+
+    Runs of 13 words are the measure of Brown et al. (2020, appendix C). A run that `rows` hold many times over is
+    common speech and tells nothing; there is no list of exceptions here, so look at what was dropped.
+
+    Args:
+        evaluation: a Dataset or a list of Datasets, benchmarks and held-out rows alike.
+    """
+    sets = evaluation if isinstance(evaluation, list) else [evaluation]
+    owner: dict[int, str] = {}
+    index = DuplicateIndex(threshold)
+    for held_out in sets:
+        ids, content = list(held_out["id"]), cleaning.texts(held_out)
+        for name, text in zip(ids, content, strict=True):
+            for run in runs(text, size):
+                owner.setdefault(run, name)
+        index.add(ids, content)
+    content = cleaning.texts(rows)
+    near = index.add(list(rows["id"]), content, keep=False)
+    verdicts: list[tuple[str, str] | None] = []
+    for text, match in zip(content, near, strict=True):
+        shared = Counter(owner[run] for run in runs(text, size) if run in owner)
+        if shared:
+            name, count = shared.most_common(1)[0]
+            verdicts.append((f"{size} words of an evaluation row", f"{name}, {count} runs"))
+        else:
+            verdicts.append(("near-duplicate of an evaluation row", f"{match[0]} {match[1]:.3f}") if match else None)
+    return cleaning.filtered("decontaminate", rows, verdicts)

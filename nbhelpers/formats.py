@@ -1,0 +1,372 @@
+"""Conversion between the shapes of training rows, each proven by a round trip, and OpenAI's price for a set.
+
+Every row is read into TRL's conversational form, which is either `{"messages"}` or, for a pair of answers,
+`{"prompt", "chosen", "rejected"}`, and written from it. A row that a shape cannot hold whole is refused and counted.
+"""
+
+import csv
+import json
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbhelpers import chat
+from nbhelpers.errors import DataError, NotebookError, ParameterError
+from nbhelpers.run import repository_root
+
+CONVERSATIONS = ("messages", "openai", "sharegpt", "alpaca", "prompt/completion", "prompt/completion plain")
+PAIRS = ("preference", "preference plain", "preference implicit", "openai preference")
+OPENAI_MINIMUM = 10  # examples; https://developers.openai.com/api/docs/guides/supervised-fine-tuning
+
+_OPENAI_PAIR = {"input", "preferred_output", "non_preferred_output"}
+_OWN_COLUMNS = {"system", "history", "tools", "parallel_tool_calls", *_OPENAI_PAIR}.union(*chat.SHAPES.values())
+_LOST = ("tool_calls", "function_call", "thinking", "reasoning_content", "images", "audio")  # keys of a turn
+_FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}  # role -> ShareGPT's name
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Rows of one shape, and what became of every row read: `read == len(rows) + sum(refused.values())`.
+
+    `refused` is reason -> rows; `refused_rows` is row number, from 1, -> what is wrong with that row. `warning` is
+    empty, or says why OpenAI would not take the file.
+    """
+
+    shape: str
+    rows: list[dict]
+    read: int
+    refused: dict[str, int]
+    refused_rows: dict[int, str]
+    warning: str = ""
+
+    def __str__(self) -> str:
+        refused = "".join(f" + {count} refused ({reason})" for reason, count in self.refused.items())
+        return f"{self.read} rows read = {len(self.rows)} as {self.shape}{refused}"
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def normal_form(row: dict) -> dict:
+    """`{"messages"}`, or `{"prompt", "chosen", "rejected"}` of a pair, from a row of any known shape.
+
+    Turns are `{"role", "content"}`; an answer that OpenAI's `weight` 0 takes out of the training keeps that key. The
+    prompt of a pair without one is what its two conversations begin with alike.
+
+    Raises DataError: the columns make no known shape, a turn cannot be used, or the row has what a plain turn cannot
+    say (tool calls, images, ...).
+    """
+    columns = {name for name, value in row.items() if value is not None}
+    shape = "openai preference" if columns >= _OPENAI_PAIR else chat.recognise(columns)
+    if row.get("tools"):
+        raise DataError("the row declares tools, which plain turns cannot call", "tools")
+    if shape == "openai preference":
+        given = row["input"]
+        if not isinstance(given, dict) or given.get("tools"):
+            raise DataError(
+                f"input is {given!r:.60}, expected an object with messages and no tools", "no input messages"
+            )
+        return _pair(given.get("messages"), row["preferred_output"], row["non_preferred_output"])
+    if shape == "preference":
+        return _pair(row.get("prompt"), row["chosen"], row["rejected"])
+    before = [_turn("system", row["system"])] if row.get("system") and shape in ("alpaca", "sharegpt") else []
+    before += _history(row.get("history")) if shape == "alpaca" else []
+    messages = chat.to_messages(row, shape)
+    given = {"messages": "messages", "sharegpt": "conversations"}.get(shape)
+    if given:
+        messages = _whole(messages, row[given])
+    elif shape == "prompt/completion" and isinstance(row["prompt"], list):
+        messages = _whole(messages, [*row["prompt"], *row["completion"]])
+    if before:
+        chat.check_messages([*before, *messages])
+    _encodable([*before, *messages])
+    return {"messages": [*before, *messages]}
+
+
+def _turn(role: str, content) -> dict:
+    return {"role": role, "content": content}
+
+
+def _history(pairs) -> list[dict]:
+    """Earlier turns of an Alpaca row as LLaMA-Factory writes them: a list of [question, answer]."""
+    if not isinstance(pairs or [], list) or any(not isinstance(p, list | tuple) or len(p) != 2 for p in pairs or []):
+        raise DataError(f"history is {pairs!r:.60}, expected a list of [question, answer]", "bad history")
+    return [_turn(role, text) for pair in pairs or [] for role, text in zip(("user", "assistant"), pair, strict=True)]
+
+
+def _whole(messages: list[dict], given: list[dict]) -> list[dict]:
+    """`messages` with the weights of the turns they were read from. Raises DataError where a turn says more."""
+    out = []
+    for i, (turn, source) in enumerate(zip(messages, given, strict=True)):
+        lost = [key for key in _LOST if source.get(key)]
+        if lost:
+            raise DataError(f"turn {i} has {', '.join(lost)}, which a plain turn cannot say", "more than plain turns")
+        weight = source.get("weight")
+        if weight not in (None, 0, 1):
+            raise DataError(f"turn {i} has weight {weight!r:.60}, expected 0 or 1", "bad weight")
+        out.append(turn | {"weight": 0} if weight == 0 and turn["role"] == "assistant" else turn)
+    if all("weight" in turn for turn in out if turn["role"] == "assistant"):
+        raise DataError("every answer has weight 0; there is none to learn", "no answer to learn")
+    return out
+
+
+def _pair(prompt, chosen, rejected) -> dict:
+    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
+        prompt, chosen, rejected = [_turn("user", prompt)], [_turn("assistant", chosen)], [_turn("assistant", rejected)]
+    elif isinstance(prompt, str) and all(
+        isinstance(x, list) and _turn("user", prompt) in x for x in (chosen, rejected)
+    ):
+        prompt = None  # the question once more, as UltraFeedback has it
+    for name, turns in (("chosen", chosen), ("rejected", rejected), ("prompt", prompt)):
+        if not isinstance(turns, list) and not (name == "prompt" and turns is None):
+            raise DataError(
+                f"{name} is {turns!r:.60}, expected turns, or text together with a prompt that is text", "not turns"
+            )
+    conversations = [[*(prompt or []), *answer] for answer in (chosen, rejected)]
+    good, bad = (_whole(chat.check_messages(turns), turns) for turns in conversations)
+    if any("weight" in turn for turn in good + bad):
+        raise DataError("a turn of a pair has weight 0; pairs train the whole answer", "weight in a pair")
+    if good == bad:
+        raise DataError("chosen and rejected are the same; there is nothing to prefer", "nothing to prefer")
+    length = len(prompt or [])
+    if prompt is None:  # as TRL's extract_prompt: the turns that both begin with
+        length = next((i for i, (a, b) in enumerate(zip(good, bad, strict=False)) if a != b), min(len(good), len(bad)))
+    if not 0 < length < min(len(good), len(bad)):
+        raise DataError("the pair has no prompt, or no answer after it", "no prompt")
+    _encodable(good + bad)
+    return {"prompt": good[:length], "chosen": good[length:], "rejected": bad[length:]}
+
+
+def _encodable(turns: list[dict]) -> None:
+    try:
+        "".join(turn["content"] for turn in turns).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{error.object[error.start]!a} is half a character", "half a character") from None
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def from_messages(row: dict, shape: str) -> dict:
+    """The row in another shape: its columns there, and the row's own other columns (`id`, `task`, ...) unchanged.
+
+    OpenAI's shapes get the keys of OpenAI's format alone. A multi-turn conversation as prompt/completion trains its
+    last answer only, while `messages` train them all.
+
+    Args:
+        row: as `normal_form` returns it, with any other columns.
+        shape: one of `CONVERSATIONS`, or for a pair one of `PAIRS`.
+
+    Raises:
+        DataError: the shape cannot hold this row whole.
+        ParameterError: there is no such shape.
+    """
+    _check_shape(shape)
+    if ("messages" in row) != (shape in CONVERSATIONS):
+        kind = "a conversation has no second answer" if shape in PAIRS else "a pair has an answer too many"
+        raise DataError(f"{kind} for {shape}", kind)
+    columns = _write_conversation(row["messages"], shape) if shape in CONVERSATIONS else _write_pair(row, shape)
+    if shape.startswith("openai"):
+        return columns
+    return {name: value for name, value in row.items() if name not in _OWN_COLUMNS} | columns
+
+
+def _check_shape(shape: str) -> None:
+    if shape not in CONVERSATIONS + PAIRS:
+        raise ParameterError(f"shape={shape!r} is not one of {', '.join(CONVERSATIONS + PAIRS)}.")
+
+
+def _refuse_unless(holds: bool, shape: str, what: str) -> None:
+    if not holds:
+        raise DataError(f"{shape} cannot hold {what}", what)
+
+
+def _write_conversation(messages: list[dict], shape: str) -> dict:
+    roles = [turn["role"] for turn in messages]
+    if shape == "openai":
+        _refuse_unless("tool" not in roles, shape, "a tool turn without the id of its call")
+        return {"messages": messages}
+    _refuse_unless(not any("weight" in turn for turn in messages), shape, "an answer of weight 0")
+    if shape == "messages":
+        return {"messages": messages}
+    if shape == "sharegpt":
+        return {"conversations": [{"from": _FROM[turn["role"]], "value": turn["content"]} for turn in messages]}
+    if shape == "prompt/completion":
+        _refuse_unless(len(messages) > 1, shape, "an answer without a prompt")
+        return {"prompt": messages[:-1], "completion": messages[-1:]}
+    if shape == "prompt/completion plain":
+        _refuse_unless(roles == ["user", "assistant"], shape, "more than one question and its answer")
+        return {"prompt": messages[0]["content"], "completion": messages[1]["content"]}
+    _refuse_unless("tool" not in roles, shape, "a tool turn")
+    system = messages[0]["content"] if roles[0] == "system" else ""
+    turns = [turn["content"] for turn in messages[bool(system) :]]
+    alternate = roles[bool(system) :] == ["user", "assistant"] * (len(turns) // 2)
+    _refuse_unless(alternate, shape, "turns other than question and answer in turn")
+    pairs = [list(pair) for pair in zip(turns[::2], turns[1::2], strict=True)]
+    *history, (question, answer) = pairs
+    return {"instruction": question, "input": "", "output": answer, "system": system, "history": history}
+
+
+def _write_pair(pair: dict, shape: str) -> dict:
+    columns = {name: pair[name] for name in ("prompt", "chosen", "rejected")}
+    prompt, chosen, rejected = columns.values()
+    if shape == "preference":
+        return columns
+    if shape == "preference implicit":
+        _refuse_unless(chosen[0] != rejected[0], shape, "answers that begin with the same turn")
+        return {"chosen": prompt + chosen, "rejected": prompt + rejected}
+    _refuse_unless(len(chosen) == len(rejected) == 1, shape, "an answer of several turns")
+    if shape == "preference plain":
+        _refuse_unless([turn["role"] for turn in prompt] == ["user"], shape, "more than one question")
+        return {name: turns[0]["content"] for name, turns in columns.items()}
+    _refuse_unless(all(turn["role"] != "tool" for turn in prompt), shape, "a tool turn without the id of its call")
+    return {"input": {"messages": prompt}, "preferred_output": chosen, "non_preferred_output": rejected}
+
+
+def convert(rows, shape: str) -> Converted:
+    """Every row in one shape, or refused and counted under the reason.
+
+    Args:
+        rows: a `datasets.Dataset` or a list of dicts, each row of any known shape.
+        shape: one of `CONVERSATIONS` or `PAIRS`.
+
+    Raises ParameterError: there is no such shape.
+    """
+    _check_shape(shape)
+    kept, reasons, refused_rows, read = [], Counter(), {}, 0
+    for read, row in enumerate(rows, 1):
+        try:
+            kept.append(from_messages(_others(row) | normal_form(row), shape))
+        except DataError as error:
+            refused_rows[read] = str(error)
+            reasons[error.reason] += 1
+    warning = _too_few(len(kept)) if shape.startswith("openai") else ""
+    return Converted(shape, kept, read, dict(reasons), refused_rows, warning)
+
+
+def _others(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name not in _OWN_COLUMNS}
+
+
+def round_trip(rows, shape: str) -> int:
+    """Convert every row to `shape`, write it as JSON, read it back and compare; return how many were compared.
+
+    Rows that the shape cannot hold are left out, as `convert` leaves them out.
+
+    Raises DataError: names the first row, from 1, whose turns are not the same afterwards.
+    """
+    _check_shape(shape)
+    compared = 0
+    for number, row in enumerate(rows, 1):
+        try:
+            before = normal_form(row)
+            there = from_messages(_others(row) | before, shape)
+        except DataError:
+            continue
+        try:
+            after = normal_form(json.loads(_line(there, number)))
+        except DataError as error:
+            after = str(error)
+        if after != before:
+            raise DataError(
+                f"Row {row.get('id', number)} (number {number}) is not the same after a round trip through {shape}: "
+                f"{before!r:.120} became {after!r:.120}."
+            )
+        compared += 1
+    return compared
+
+
+# --- files and price ----------------------------------------------------------------------------------------------
+
+
+def _line(row: dict, number: int) -> str:
+    try:
+        return json.dumps(row, allow_nan=False) + "\n"  # ASCII: no reader can cut at U+2028 or guess an encoding
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Row {number} cannot be written as JSON: {error}. Remove or convert that column.") from None
+
+
+def write_jsonl(rows, path: str | Path) -> int:
+    """Write rows one JSON object a line, in one step: a reader sees the old file or the whole new one.
+
+    Returns the number of rows. Raises DataError: a row holds what JSON cannot (NaN, a date, bytes); names its number.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    number = 0
+    try:
+        with os.fdopen(handle, "w", encoding="ascii", newline="\n") as file:
+            for number, row in enumerate(rows, 1):
+                file.write(_line(row, number))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return number
+
+
+@dataclass(frozen=True)
+class TrainingPrice:
+    """One row of data/finetuning_prices.csv."""
+
+    provider: str
+    model: str
+    dollars_per_million_training_tokens: float
+    source: str
+    date: str
+
+
+def finetuning_prices() -> dict[str, TrainingPrice]:
+    """Published prices by model. Raises NotebookError where data/finetuning_prices.csv is not there."""
+    path = repository_root() / "data" / "finetuning_prices.csv"
+    if not path.exists():
+        raise NotebookError(f"{path} is missing; it comes with the repository. Set dollars_per_million instead.")
+    price = "dollars_per_million_training_tokens"
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["model"]: TrainingPrice(**row | {price: float(row[price])}) for row in csv.DictReader(file)}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`tokens` of one epoch and the `dollars` of all; `warning` is empty, or says why OpenAI would not take the set."""
+
+    tokens: int
+    dollars: float
+    warning: str
+
+
+def openai_price(rows, tokenizer, epochs: int, dollars_per_million: float) -> Estimate:
+    """What OpenAI would ask for training on these conversations: tokens x epochs x price.
+
+    An estimate: the tokens are those of `tokenizer`, not of OpenAI's own, whose count is the one that is billed.
+    Around the contents stand 4 tokens a turn and 3 a row, as OpenAI's cookbook counts chat messages. Since 2026 the
+    fine-tuning platform takes no new users (developers.openai.com/api/docs/guides/direct-preference-optimization).
+
+    Raises:
+        DataError: a row cannot be read, or is a pair; names its number.
+        ParameterError: epochs below 1, or a negative price.
+    """
+    if epochs < 1 or dollars_per_million < 0:
+        raise ParameterError(
+            f"epochs={epochs!r} and dollars_per_million={dollars_per_million!r}: at least 1 epoch and 0 dollars."
+        )
+    tokens = number = 0
+    for number, row in enumerate(rows, 1):
+        try:
+            contents = [turn["content"] for turn in from_messages(normal_form(row), "openai")["messages"]]
+        except DataError as error:
+            raise DataError(f"Row {number}: {error}. Convert the rows to openai first, which counts these.") from None
+        tokens += 3 + sum(4 + len(ids) for ids in tokenizer(contents, add_special_tokens=False)["input_ids"])
+    return Estimate(tokens, tokens * epochs * dollars_per_million / 1e6, _too_few(number))
+
+
+def _too_few(count: int) -> str:
+    if count >= OPENAI_MINIMUM:
+        return ""
+    return f"{count} examples; OpenAI takes a training file of at least {OPENAI_MINIMUM}."
