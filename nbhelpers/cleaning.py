@@ -14,14 +14,16 @@ import html
 import itertools
 import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from nbhelpers import chat, privacy
-from nbhelpers.errors import DataError
+from nbhelpers.errors import DataError, ParameterError
+from nbhelpers.formats import write_jsonl
 
 LOG = ("id", "action", "reason", "detail")  # the columns of a log; action is `dropped` or `changed`
 
@@ -42,15 +44,25 @@ class Cleaned:
         dropped = sum(self.dropped.values())
         assert self.read == len(self.rows) + dropped, f"{self.step}: {self.read} != {len(self.rows)} + {dropped}"
 
+    def _counts(self, of: str) -> dict[str, int]:
+        return dict(Counter(reason for _, action, reason, _ in self.log if action == of).most_common())
+
     @property
     def dropped(self) -> dict[str, int]:
         """Reason -> rows, the commonest first."""
-        return dict(Counter(reason for _, action, reason, _ in self.log if action == "dropped").most_common())
+        return self._counts("dropped")
 
     @property
     def changed(self) -> dict[str, int]:
         """Reason -> rows, the commonest first; a row changed for two reasons counts under both."""
-        return dict(Counter(reason for _, action, reason, _ in self.log if action == "changed").most_common())
+        return self._counts("changed")
+
+    def line(self) -> dict:
+        """step, read, dropped, changed (rows, each once), kept, why (reason -> rows)."""
+        changed = len({name for name, action, *_ in self.log if action == "changed"})
+        dropped = sum(self.dropped.values())
+        numbers = {"read": self.read, "dropped": dropped, "changed": changed, "kept": len(self.rows)}
+        return {"step": self.step} | numbers | {"why": self.dropped | self.changed}
 
     def table(self):
         """The log as a `pandas.DataFrame`."""
@@ -72,17 +84,9 @@ def account(steps: list[Cleaned]):
                 f"{after.step} read {after.read} rows, but {before.step} had kept {len(before.rows)}: a step in "
                 "between is missing from the list."
             )
-    lines = [
-        {
-            "step": step.step,
-            "read": step.read,
-            "dropped": sum(step.dropped.values()),
-            "changed": len({row for row, action, *_ in step.log if action == "changed"}),
-            "kept": len(step.rows),
-            "reasons": ", ".join(f"{reason} {count:,}" for reason, count in (step.dropped | step.changed).items()),
-        }
-        for step in steps
-    ]
+    lines = [step.line() for step in steps]
+    for line in lines:
+        line["reasons"] = ", ".join(f"{reason} {count:,}" for reason, count in line.pop("why").items())
     return pd.DataFrame(lines, columns=["step", "read", "dropped", "changed", "kept", "reasons"])
 
 
@@ -103,74 +107,93 @@ def filtered(step: str, rows, verdicts: list[tuple[str, str] | None]) -> Cleaned
 
 def rewritten(step: str, rows, rewrite: Callable[[str], tuple[str, list[str]]]) -> Cleaned:
     """All rows, each text through `rewrite`, which gives the new text and the reasons it changed; ditto `reference`."""
-    ids, log = list(rows["id"]), []
-    reasons: list[set[str]] = [set() for _ in ids]
+    import datasets
+
+    columns = rows[:]
+    reasons: list[set[str]] = [set() for _ in columns["id"]]
 
     def new(i: int, text: str) -> str:
         after, why = rewrite(text)
         reasons[i].update(why)
         return after
 
-    for name in rows.column_names:
-        if name == "text":
-            values = [new(i, text) for i, text in enumerate(rows[name])]
-        elif name == "reference":
-            values = [rewrite(text)[0] if isinstance(text, str) else text for text in rows[name]]
-        elif name == "messages":
-            values = [
-                [turn | {"content": new(i, turn["content"])} for turn in messages]
-                for i, messages in enumerate(rows[name])
-            ]
-        else:
-            continue
-        columns = rows.column_names
-        rows = rows.remove_columns(name).add_column(name, values).select_columns(columns)
-    for i, why in enumerate(reasons):
-        log += [(ids[i], "changed", reason, "") for reason in sorted(why)]
-    return Cleaned(step, rows, len(ids), log)
+    for name in {"text", "reference"} & columns.keys():
+        columns[name] = [text if text is None else new(i, text) for i, text in enumerate(columns[name])]
+    if "messages" in columns:
+        columns["messages"] = [
+            [turn | {"content": new(i, turn["content"])} for turn in messages]
+            for i, messages in enumerate(columns["messages"])
+        ]
+    log = [(columns["id"][i], "changed", reason, "") for i, why in enumerate(reasons) for reason in sorted(why)]
+    after = datasets.Dataset.from_dict(columns, features=rows.features) if log else rows
+    return Cleaned(step, after, len(rows), log)
 
 
 # --- schema -------------------------------------------------------------------------------------------------------
 
 
-def validate(raw: Iterable[dict], shape: str | None = None, first_number: int = 1) -> Cleaned:
+_OWN_COLUMNS = {"id", "input"}.union(*chat.SHAPES.values())
+
+
+def shape_of(raw: Iterable) -> str:
+    """The name of the shape of the first row that has one. Raises DataError with the shapes there are."""
+    columns = [set(row) for row in raw if isinstance(row, dict)]
+    return next(filter(None, map(chat.known_shape, columns)), None) or chat.recognise(next(iter(columns), set()))
+
+
+def validate(
+    raw: Iterable[dict], shape: str | None = None, first_number: int = 1, seen: set[str] | None = None
+) -> Cleaned:
     """Rows with an `id` and `text` or `messages` from rows of one shape; what is broken is dropped with its number.
+
+    An id that is missing or was there before becomes `row-<number>`. Other columns stay where they are text.
 
     Args:
         raw: rows as they were read, in any shape that `chat.recognise` knows.
-        shape: its name; found in the columns of the first rows where None.
+        shape: its name; that of the first 1,000 rows (`shape_of`) where None.
         first_number: number of the first row, counted from 1.
+        seen: ids that are taken; pass the same set again to continue over further rows.
 
     Raises:
         DataError: no row has a known shape.
+        ParameterError: there is no such shape.
     """
     import datasets
 
-    raw = list(raw)
-    if shape is None:
-        candidates = [row for row in raw[:1_000] if isinstance(row, dict)]
-        shape = next((s for row in candidates if (s := chat.known_shape(set(row)))), None)
-        shape = shape or chat.recognise(set(candidates[0]) if candidates else set())
-    rows, log, seen = [], [], set()
+    raw, seen = list(raw), set() if seen is None else seen
+    shape = shape_of(raw[:1_000]) if shape is None else shape
+    if shape not in chat.SHAPES:
+        raise ParameterError(f"shape={shape!r} is not one of {', '.join(chat.SHAPES)}.")
+    rows, log = [], []
     for number, row in enumerate(raw, first_number):
-        own = row.get("id") if isinstance(row, dict) else None
-        name = own if isinstance(own, str) and own and own not in seen else f"row-{number}"
+        name = _name(row, number, seen)
         seen.add(name)
         try:
             content = chat.content_of(row, shape)
-            json.dumps(content, ensure_ascii=False).encode()
+            extra = {key: value for key, value in row.items() if isinstance(value, str) and key not in _OWN_COLUMNS}
+            json.dumps([extra, content], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             log.append((name, "dropped", "half a character", f"row {number}: {error.object[error.start]!a}"))
         except DataError as error:
             log.append((name, "dropped", error.reason, f"row {number}: {error}"))
         else:
-            extra = {
-                key: value for key, value in row.items() if isinstance(value, str) and key not in chat.SHAPES[shape]
-            }
             rows.append(extra | {"id": name} | content)
-    columns = sorted({key for row in rows for key in row})
-    table = datasets.Dataset.from_dict({column: [row.get(column) for row in rows] for column in ["id", *columns]})
-    return Cleaned("schema", table, len(raw), log)
+    text = datasets.Value("string")
+    messages = datasets.List({"role": text, "content": text})
+    features = {"id": text} | ({"text": text} if shape == "text" else {"messages": messages, "reference": text})
+    features |= dict.fromkeys(sorted({key for row in rows for key in row} - features.keys()), text)
+    columns = {column: [row.get(column) for row in rows] for column in features}
+    return Cleaned("schema", datasets.Dataset.from_dict(columns, datasets.Features(features)), len(raw), log)
+
+
+def _name(row, number: int, seen: set[str]) -> str:
+    """The id of a row as text, where it has one that nobody else has."""
+    own = row.get("id") if isinstance(row, dict) else None
+    name = str(own).encode(errors="backslashreplace").decode() if isinstance(own, str | int) else ""
+    name = name if name and name not in seen else f"row-{number}"
+    while name in seen:
+        name += "+"
+    return name
 
 
 # --- normalise ----------------------------------------------------------------------------------------------------
@@ -187,7 +210,10 @@ _PAIRED = (
 )
 _VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+)"
 _TAG = re.compile(rf"<(/?)({_PAIRED}|br|hr|img)((?:\s+[\w:-]+(?:\s*=\s*{_VALUE})?)*)\s*/?>", re.I)
-_CODE = re.compile(r"```.*?```|``[^`\n]+``|`[^`\n]+`|^[ \t]*(?:>>>|\.\.\. ).*$", re.M | re.S)
+_BLOCK = re.compile(
+    r"```.*?```|^[ \t]*>>>.*?(?=\n[ \t]*$|\Z)", re.M | re.S
+)  # a doctest session ends with an empty line
+_CODE = re.compile(rf"{_BLOCK.pattern}|``[^`\n]+``|`[^`\n]+`", re.M | re.S)
 _ROLE = re.compile(r":(?!math:|raw:)[a-z][\w+-]*(?::[a-z][\w+-]*)*:`([^`]+)`", re.I)
 _LINK = re.compile(r"`([^`<>]+?)\s*<((?:https?|ftp|mailto)[^>`\s]*)>`__?")
 _SUBSTITUTION = re.compile(r"(?<![\w|\\<])\|([A-Za-z][\w.-]+(?: [\w.-]+){0,3})\|(?![\w|>])")
@@ -199,10 +225,10 @@ _ADMONITION = re.compile(
 )
 
 
-def _outside_code(text: str, change: Callable[[str], str]) -> str:
-    """`change` applied to the pieces of text between code: literals in backticks and doctest lines stay."""
+def _outside(code: re.Pattern, text: str, change: Callable[[str], str]) -> str:
+    """`change` applied to the pieces of a text between its code."""
     pieces, last = [], 0
-    for match in _CODE.finditer(text):
+    for match in code.finditer(text):
         pieces += [change(text[last : match.start()]), match[0]]
         last = match.end()
     return "".join([*pieces, change(text[last:])])
@@ -225,7 +251,12 @@ def _without_tags(text: str) -> str:
 
 
 def _without_entities(text: str) -> str:
-    return _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+    return _SPACES.sub(" ", _ENTITY.sub(lambda match: html.unescape(match[0]), text))
+
+
+def _without_html(text: str) -> str:
+    text = _outside(_CODE, text, _without_tags) if "<" in text and ">" in text else text
+    return _outside(_CODE, text, _without_entities) if "&" in text else text
 
 
 def _role_target(match: re.Match) -> str:
@@ -233,11 +264,41 @@ def _role_target(match: re.Match) -> str:
     return title[1] if title else match[1].lstrip("~!.")
 
 
+def _without_directives(text: str) -> str:
+    text = _ADMONITION.sub(
+        lambda m: f"{m[1]}{'See also' if m[2] == 'seealso' else m[2].capitalize()}: ", _VERSION_NOTE.sub("", text)
+    )
+    return _LINK.sub(r"\1 (\2)", _ROLE.sub(_role_target, text))
+
+
 def _without_rst(text: str) -> str:
-    text = _VERSION_NOTE.sub("", text) if ".. " in text else text
-    text = _ADMONITION.sub(lambda m: f"{m[1]}{'See also' if m[2] == 'seealso' else m[2].capitalize()}: ", text)
-    text = _LINK.sub(r"\1 (\2)", _ROLE.sub(_role_target, text))
-    return _outside_code(text, lambda piece: _SUBSTITUTION.sub(r"\1", piece))
+    text = _outside(_BLOCK, text, _without_directives) if "`" in text or ".. " in text else text
+    return _outside(_CODE, text, lambda piece: _SUBSTITUTION.sub(r"\1", piece)) if "|" in text else text
+
+
+def _repaired(text: str) -> str:
+    import ftfy
+
+    return text if text.isascii() else ftfy.fix_encoding(text)
+
+
+def _composed(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", _SPACES.sub(" ", text))
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.M)).strip("\n")
+
+
+_MENDS = (
+    ("mojibake", _repaired),
+    ("white space", lambda text: re.sub(r"\r\n?", "\n", text)),
+    ("invisible", lambda text: _INVISIBLE.sub("", text)),
+    ("unicode", _composed),
+    ("html", _without_html),
+    ("rst", _without_rst),
+    ("white space", _tidy),
+)
 
 
 def normalise_text(text: str) -> tuple[str, list[str]]:
@@ -245,41 +306,20 @@ def normalise_text(text: str) -> tuple[str, list[str]]:
 
     `mojibake` (UTF-8 that was read as another encoding: ftfy, Speer 2019), `unicode` (NFC; other white space becomes a
     space), `invisible` (control, zero-width and direction characters, terminal colours), `html` (tags and entities),
-    `rst` (roles, substitutions, links, notes), `white space` (CR, trailing blanks, more than one empty line). What is
-    code by its marks stays as it is, and so do typographic quotes and dashes. Idempotent.
+    `rst` (roles, substitutions, links, notes), `white space` (CR, trailing blanks, more than one empty line). Markup
+    in code stays where backticks or `>>>` mark the code, and so do typographic quotes and dashes. Idempotent: what one
+    mend uncovers, such as a tag written with entities, is mended too.
     """
-    import unicodedata
-
-    why = []
-
-    def apply(reason: str, after: str) -> None:
-        nonlocal text
-        if after != text:
-            text = after
-            if reason not in why:
+    why: list[str] = []
+    while True:  # every mend shortens the text or takes away what it looks for
+        before = text
+        for reason, mend in _MENDS:
+            after = mend(text)
+            if after != text and reason not in why:
                 why.append(reason)
-
-    if not text.isascii():
-        import ftfy
-
-        apply("mojibake", ftfy.fix_encoding(text))
-    apply("invisible", _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")) if "\r" not in text else text)
-    apply("white space", re.sub(r"\r\n?", "\n", text))
-    apply("invisible", _INVISIBLE.sub("", text))
-    if not text.isascii():
-        apply("unicode", unicodedata.normalize("NFC", _SPACES.sub(" ", text)))
-    if "<" in text and ">" in text:
-        apply("html", _outside_code(text, _without_tags))
-    if "&" in text:
-        apply(
-            "html",
-            _SPACES.sub(" ", _outside_code(text, _without_entities)),
-        )
-    if "`" in text or "|" in text or ".. " in text:
-        apply("rst", _without_rst(text))
-    tidy = re.sub(r"[ \t]+$", "", text, flags=re.M)
-    apply("white space", re.sub(r"\n{3,}", "\n\n", tidy).strip("\n"))
-    return text, why
+            text = after
+        if text == before:
+            return text, why
 
 
 def normalise(rows) -> Cleaned:
@@ -384,8 +424,14 @@ def redact(rows, find: Callable[[str], list[privacy.Span]] = privacy.find) -> Cl
     """Personal data and secrets replaced by their kind, `[EMAIL]`; the reasons logged are the kinds."""
 
     def rewrite(text: str) -> tuple[str, list[str]]:
-        spans = find(text)
-        return (privacy.redact(text, spans), [span.kind for span in spans]) if spans else (text, [])
+        kinds = []
+        while spans := [span for span in find(text) if not placed(text[max(0, span.start - 1) : span.end + 1], kinds)]:
+            text = privacy.redact(text, spans)  # where two touch, the second may show when the first is gone
+            kinds += [span.kind for span in spans]
+        return text, kinds
+
+    def placed(around: str, kinds: list[str]) -> bool:
+        return any(f"[{kind}]" in around for kind in kinds)
 
     return rewritten("redact", rows, rewrite)
 
@@ -396,46 +442,45 @@ def redact(rows, find: Callable[[str], list[privacy.Span]] = privacy.find) -> Cl
 def stream(
     raw: Iterable[dict], steps: list[Callable[[object], Cleaned]], path: Path, shard: int = 10_000
 ) -> list[dict]:
-    """Clean rows of any number: shard by shard through `validate` and `steps`, kept rows appended to a JSONL file.
+    """Clean rows of any number: shard by shard through `validate` and `steps`, the kept rows written as JSONL.
 
     A step that must remember rows of earlier shards is a closure over its memory, for example
-    `partial(duplicates.drop_near, index=DuplicateIndex())`. The file appears under `path` only when it is whole.
+    `partial(duplicates.drop_near, index=DuplicateIndex())`. The file appears under `path` only when it is whole. What
+    stays in memory is one shard, the ids, and what the steps remember.
+
+    Args:
+        raw: rows as `validate` takes them.
+        shard: rows cleaned at a time, at least 1.
 
     Returns:
-        the lines of `account`, summed over the shards, as dicts without `reasons` but with `why` (reason -> rows).
+        `Cleaned.line` of every step, summed over the shards.
+
+    Raises:
+        DataError: none of the first 1,000 rows has a known shape.
+        ParameterError: `shard` is below 1.
     """
-    from nbhelpers.run import replaced
+    if shard < 1:
+        raise ParameterError(f"shard={shard!r}; at least one row must be cleaned at a time.")
+    rows = iter(raw)
+    head = list(itertools.islice(rows, 1_000))
+    shape, seen, rows = shape_of(head), set(), itertools.chain(head, rows)
+    shards: list[list[dict]] = []
 
-    totals: dict[str, dict] = {}
-    number, shape = 1, None
-    with replaced(path) as file:
-        for block in _blocks(raw, shard):
-            cleaned = [validate(block, shape, number)]
-            shape = shape or ("text" if "text" in cleaned[0].rows.column_names else "messages")
-            number += len(block)
+    def kept():
+        for first in itertools.count(1, shard):
+            if not (block := list(itertools.islice(rows, shard))):
+                return
+            done = [validate(block, shape, first, seen)]
             for step in steps:
-                cleaned.append(step(cleaned[-1].rows))
-            for done in cleaned:
-                line = totals.setdefault(
-                    done.step, {"step": done.step, "read": 0, "dropped": 0, "changed": 0, "kept": 0, "why": Counter()}
-                )
-                why = done.dropped | done.changed
-                line["read"] += done.read
-                line["kept"] += len(done.rows)
-                line["dropped"] += sum(done.dropped.values())
-                line["changed"] += len({row for row, action, *_ in done.log if action == "changed"})
-                line["why"].update(why)
-            for row in cleaned[-1].rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return list(totals.values())
+                done.append(step(done[-1].rows))
+            shards.append([step.line() for step in done])
+            yield from done[-1].rows
+
+    write_jsonl(kept(), path)
+    return [_sum(lines) for lines in zip(*shards, strict=True)]
 
 
-def _blocks(rows: Iterable[dict], size: int) -> Iterator[list[dict]]:
-    block: list[dict] = []
-    for row in rows:
-        block.append(row)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
+def _sum(lines: tuple[dict, ...]) -> dict:
+    why = sum((Counter(line["why"]) for line in lines), Counter())
+    numbers = {name: sum(line[name] for line in lines) for name in ("read", "dropped", "changed", "kept")}
+    return {"step": lines[0]["step"]} | numbers | {"why": dict(why.most_common())}

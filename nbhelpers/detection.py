@@ -32,8 +32,7 @@ def _of_duplicates(rows: list[dict], seed: int, count: int, threshold: float) ->
     order = sorted(planted.rows, key=lambda row: row["id"] in planted.family)
     exact = duplicates.drop_exact(_dataset(order))
     near = duplicates.drop_near(exact.rows, threshold)
-    found = {name: detail.split()[0] for step in (exact, near) for name, _, _, detail in step.log}
-    return _lines("duplicates", planted, set(found), seed)
+    return _lines("duplicates", planted, _dropped(exact, near), seed)
 
 
 def _of_normalise(rows: list[dict], seed: int, count: int) -> list[dict]:
@@ -57,8 +56,7 @@ def _of_redact(seed: int, count: int) -> list[dict]:
         found = privacy.find(row["text"])
         total[family] += len(truth) or 1
         for start, end, kind in truth:
-            covered = [s for s in found if s.kind == kind and s.start <= start and s.end >= end]
-            hit[family] += bool(covered)
+            hit[family] += (start, end, kind) in {(s.start, s.end, s.kind) for s in found}
         false = [s for s in found if not any(s.start < end and s.end > start for start, end, _ in truth)]
         wrong[family if family.startswith("not: ") else "not: beside a planted span"] += len(false)
     total["not: beside a planted span"] = len(planted.truth)

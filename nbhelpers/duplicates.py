@@ -7,6 +7,7 @@ found nowhere else: a slip of the hand, not another word. MinHash and locality-s
 Motwani 1998) find the pairs worth comparing; every pair is then compared exactly.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -15,36 +16,14 @@ from nbhelpers import cleaning
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import ParameterError
 
-PERMUTATIONS, BANDS = 120, 24  # 5 rows a band: a pair of similarity 0.75 is compared with probability 0.998
+PERMUTATIONS = 120
+BANDS = 24  # of 5 rows: a pair of similarity 0.75 is compared with probability 0.998
+MORE_BANDS = 40  # of 3 rows, for lower thresholds: a pair of similarity 0.5 is compared with probability 0.995
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # scripts without spaces: by sign
-_SMALL_WORDS = frozenset(
-    [
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "for",
-        "from",
-        "has",
-        "if",
-        "in",
-        "is",
-        "it",
-        "its",
-        "no",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "this",
-        "to",
-        "with",
-    ]
-)
+_SMALL_WORDS = frozenset((
+    "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "if", "in", "is",
+    "it", "its", "no", "of", "on", "or", "that", "the", "this", "to", "with",
+))  # fmt: skip
 
 
 def words(text: str) -> list[str]:
@@ -63,18 +42,23 @@ def _numbered(found: list[str]) -> list[str]:
 
 
 def is_slip(a: str, b: str) -> bool:
-    """Whether one keystroke makes one word of the other (insert, delete, replace, transpose); digits are no slips."""
+    """Whether one keystroke makes one word of the other: a sign inserted, deleted, replaced or two transposed.
+
+    That is a Damerau-Levenshtein distance of 1; but another digit, or another word of one sign, is no slip.
+    """
     if len(a) > len(b):
         a, b = b, a
-    if len(b) - len(a) > 1 or a == b:
+    if len(b) - len(a) > 1 or a == b or len(b) == 1:
         return False
     start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
     if len(a) < len(b):
-        return a[start:] == b[start + 1 :] and not b[start].isdigit()
-    if a[start + 1 :] == b[start + 1 :]:
-        return not (a[start].isdigit() or b[start].isdigit())
-    swapped = a[start : start + 2] == b[start : start + 2][::-1]
-    return swapped and a[start + 2 :] == b[start + 2 :] and not a[start : start + 2].isdigit()
+        moved, same = b[start], a[start:] == b[start + 1 :]
+    elif a[start + 1 :] == b[start + 1 :]:
+        moved, same = a[start] + b[start], True
+    else:
+        moved = a[start : start + 2]
+        same = moved == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
+    return same and not any(map(str.isdigit, moved))
 
 
 def jaccard(a: Iterable[str], b: Iterable[str]) -> float:
@@ -102,7 +86,7 @@ class DuplicateIndex:
         from rensa import RMinHashLSH
 
         self.threshold, self.seed, self.min_words = threshold, seed, min_words
-        self._lsh = RMinHashLSH(min(threshold, 0.75), PERMUTATIONS, BANDS)
+        self._lsh = RMinHashLSH(threshold, PERMUTATIONS, BANDS if threshold >= 0.75 else MORE_BANDS)
         self._numbers: dict[str, int] = {}  # word as `_numbered` gives it -> its number
         self._words: list[str] = []  # by number
         self._frequency: Counter[str] = Counter()  # plain word -> texts that have it
@@ -116,7 +100,8 @@ class DuplicateIndex:
         if most < self.threshold * (total - most):  # even if every word of the shorter were in the longer
             return 0.0
         left, right = a - b, b - a
-        if len(left) > 0.3 * len(a) + 1 or len(right) > 0.3 * len(b) + 1:
+        slips = max(0.3, 1 - self.threshold)  # at most: beyond that two texts are not the same, however alike the words
+        if len(left) > slips * len(a) + 1 or len(right) > slips * len(b) + 1:
             return 0.0
         rest = [self._plain(number) for number in sorted(right)]
         for word in map(self._plain, sorted(left)):
@@ -147,15 +132,19 @@ class DuplicateIndex:
             numbers.append(number)
         return numbers
 
-    def add(self, ids: list[str], texts: list[str], keep: bool = True) -> list[tuple[str, float] | None]:
+    def add(
+        self, ids: list[str], texts: list[str], keep: bool = True, compare: bool = True
+    ) -> list[tuple[str, float] | None]:
         """For each text the `(id, similarity)` of the kept one it nearly repeats, or None: then it is kept itself.
 
-        With `keep=False` the texts are only compared with what is in the index, and it stays as it is.
+        With `keep=False` the texts are only compared with what is in the index, and it stays as it is; with
+        `compare=False` every one is kept, whatever it repeats.
         """
         from array import array
 
         from rensa import RMinHash
 
+        before = None if keep else self._frequency.copy()
         counted = [self._numbers_of(text) for text in texts]  # first all: how rare a word is shows at the end
         sketches = RMinHash.from_token_sets(
             [[self._words[n] for n in numbers] for numbers in counted], PERMUTATIONS, self.seed
@@ -163,34 +152,54 @@ class DuplicateIndex:
         found: list[tuple[str, float] | None] = []
         for name, numbers, sketch in zip(ids, counted, sketches, strict=True):
             mine, best = set(numbers), None
-            for key in sorted(self._lsh.query(sketch)) if len(numbers) >= self.min_words else ():
+            long = len(numbers) >= self.min_words
+            for key in sorted(self._lsh.query(sketch)) if long and compare else ():
                 value = self.similarity(set(self._kept[key]), mine)
                 if value and (best is None or value > best[1]):
                     best = (self._ids[key], value)
                     if value == 1:
                         break
             found.append(best)
-            if keep and best is None and len(numbers) >= self.min_words:
+            if keep and best is None and long:
                 self._lsh.insert(len(self._ids), sketch)
                 self._ids.append(name)
                 self._kept.append(array("I", numbers))
+        if before is not None:
+            self._frequency = before
         return found
 
 
-def drop_exact(rows, seen: dict[str, str] | None = None) -> Cleaned:
+def _folded(text: str) -> bytes:
+    """A hash that texts share which differ in case and white space alone."""
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest()
+
+
+def repeated(rows, others: list, threshold: float = 0.95) -> list[tuple[str, float] | None]:
+    """For each row the `(id, similarity)` of the row in the Datasets `others` that it repeats, exactly or nearly."""
+    index, owner = DuplicateIndex(threshold), {}
+    for other in others:
+        ids, content = list(other["id"]), cleaning.texts(other)
+        index.add(ids, content, compare=False)
+        for name, text in zip(ids, content, strict=True):
+            owner.setdefault(_folded(text), name)
+    content = cleaning.texts(rows)
+    near = index.add(list(rows["id"]), content, keep=False)
+    exact = [owner.get(_folded(text)) for text in content]
+    return [match if name is None else (name, 1.0) for name, match in zip(exact, near, strict=True)]
+
+
+def drop_exact(rows, seen: dict[bytes, str] | None = None) -> Cleaned:
     """Drop rows whose text is that of an earlier row, case and white space aside; the detail is that row's id.
 
     Args:
         seen: hash of a text -> its row; pass the same dict again to continue over further rows.
     """
-    import hashlib
-
     seen = {} if seen is None else seen
     verdicts: list[tuple[str, str] | None] = []
     for name, text in zip(rows["id"], cleaning.texts(rows), strict=True):
-        key = hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).hexdigest()
-        first = seen.setdefault(key, name)
-        verdicts.append(None if first == name else ("exact duplicate", first))
+        key = _folded(text)
+        verdicts.append(("exact duplicate", seen[key]) if key in seen else None)
+        seen.setdefault(key, name)
     return cleaning.filtered("exact duplicates", rows, verdicts)
 
 
@@ -212,32 +221,28 @@ def runs(text: str, size: int) -> list[int]:
     return [hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)]
 
 
-def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95) -> Cleaned:
-    """Drop rows that hold a run of `size` words of an evaluation row, or that nearly repeat one.
+def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, common: float = 0.01) -> Cleaned:
+    """Drop rows that hold a run of `size` words of an evaluation row, or that repeat one exactly or nearly.
 
     Runs of 13 words are the measure of Brown et al. (2020, appendix C). A run that `rows` hold many times over is
-    common speech and tells nothing; there is no list of exceptions here, so look at what was dropped.
+    common speech and tells nothing; there is no list of exceptions here, so look at what was dropped. What is left
+    passes `splits.prove_disjoint`.
 
     Args:
         evaluation: a Dataset or a list of Datasets, benchmarks and held-out rows alike.
     """
     sets = evaluation if isinstance(evaluation, list) else [evaluation]
     owner: dict[int, str] = {}
-    index = DuplicateIndex(threshold)
     for held_out in sets:
-        ids, content = list(held_out["id"]), cleaning.texts(held_out)
-        for name, text in zip(ids, content, strict=True):
+        for name, text in zip(held_out["id"], cleaning.texts(held_out), strict=True):
             for run in runs(text, size):
                 owner.setdefault(run, name)
-        index.add(ids, content)
-    content = cleaning.texts(rows)
-    near = index.add(list(rows["id"]), content, keep=False)
     verdicts: list[tuple[str, str] | None] = []
-    for text, match in zip(content, near, strict=True):
+    for text, match in zip(cleaning.texts(rows), repeated(rows, sets, threshold), strict=True):
         shared = Counter(owner[run] for run in runs(text, size) if run in owner)
         if shared:
             name, count = shared.most_common(1)[0]
             verdicts.append((f"{size} words of an evaluation row", f"{name}, {count} runs"))
         else:
-            verdicts.append(("near-duplicate of an evaluation row", f"{match[0]} {match[1]:.3f}") if match else None)
+            verdicts.append(("repeats an evaluation row", f"{match[0]} {match[1]:.3f}") if match else None)
     return cleaning.filtered("decontaminate", rows, verdicts)

@@ -6,15 +6,13 @@ Every row is read into TRL's conversational form, which is either `{"messages"}`
 
 import csv
 import json
-import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from nbhelpers import chat
 from nbhelpers.errors import DataError, NotebookError, ParameterError
-from nbhelpers.run import repository_root
+from nbhelpers.run import replaced, repository_root
 
 CONVERSATIONS = ("messages", "openai", "sharegpt", "alpaca", "prompt/completion", "prompt/completion plain")
 PAIRS = ("preference", "preference plain", "preference implicit", "openai preference")
@@ -293,21 +291,10 @@ def write_jsonl(rows, path: str | Path) -> int:
 
     Returns the number of rows. Raises DataError: a row holds what JSON cannot (NaN, a date, bytes); names its number.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     number = 0
-    try:
-        with os.fdopen(handle, "w", encoding="ascii", newline="\n") as file:
-            for number, row in enumerate(rows, 1):
-                file.write(_line(row, number))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replaced(path) as file:
+        for number, row in enumerate(rows, 1):
+            file.write(_line(row, number))
     return number
 
 

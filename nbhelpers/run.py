@@ -21,6 +21,7 @@ import re
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -165,15 +166,18 @@ def repository_root() -> Path:
     return root if (root / "notebooks").is_dir() else Path.cwd()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never a part. NaN and infinity raise."""
+@contextmanager
+def replaced(path: str | Path):
+    """A text file (UTF-8) that takes its place under `path` when the block ends well; else nothing is left of it.
+
+    A reader sees the old file or the whole new one, never a part. Missing folders are made.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=2, allow_nan=False, default=_plain) + "\n"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -181,6 +185,13 @@ def write_json(path: Path, content: Any) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one step (`replaced`). NaN and infinity raise."""
+    text = json.dumps(content, indent=2, allow_nan=False, default=_plain) + "\n"
+    with replaced(path) as file:
+        file.write(text)
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ Whatever the source, the answer is a `Source` with a training and a held-out `da
 least `id, task, messages, reference`.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -13,10 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbhelpers import chat, pydocs
+from nbhelpers import chat, files, pydocs
 from nbhelpers.errors import DataError
-
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,31 @@ def load(dataset: str, seed: int = 0, test_share: float = 0.1, limit: int = 50_0
     """
     if dataset == "pydocs":
         return load_pydocs()
-    if dataset.lower().endswith(SUFFIXES) or Path(dataset).expanduser().exists():
-        return _split(dataset, read_file(Path(dataset).expanduser()), seed, test_share)
+    if Path(dataset).expanduser().is_dir():
+        return _read_splits(dataset)
+    return _split(dataset, read(dataset, limit), seed, test_share)
+
+
+def read(dataset: str, limit: int = 50_000, columns: str = "") -> list[dict]:
+    """Raw rows, before anything is checked: docstrings (`pydocs`), a file's rows, or the first `limit` of a Hub set.
+
+    Args:
+        dataset: as for `load`.
+        columns: what the columns are called here and what they are, `"question=prompt, reply=completion"`; the usual
+            pairs (`ALIASES`) are known.
+
+    Raises:
+        DataError: names the file, the line and the remedy.
+    """
+    if dataset == "pydocs":
+        return _cached("docstrings", lambda: _with_ids(pydocs.corpus()))
+    if dataset.lower().endswith(files.SUFFIXES) or Path(dataset).expanduser().exists():
+        return files.renamed(files.read(Path(dataset).expanduser()), columns)
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[^@#]+)?(@[^#]+)?(#\w+)?", dataset):
-        return _split(dataset, read_hub(dataset, limit), seed, test_share)
+        return files.renamed(read_hub(dataset, limit), columns)
     raise DataError(
-        f"dataset={dataset!r} is neither pydocs, nor a file that exists ({', '.join(SUFFIXES)}), nor a Hub id like "
-        "org/name. Check the spelling and the folder that the notebook runs in."
+        f"dataset={dataset!r} is neither pydocs, nor a file that exists ({', '.join(files.SUFFIXES)}), nor a Hub id "
+        "like org/name. Check the spelling and the folder that the notebook runs in."
     )
 
 
@@ -91,15 +106,36 @@ def load_pydocs() -> Source:
     )  # fmt: skip
 
 
+def _with_ids(entries: list[dict]) -> list[dict]:
+    """Docstrings as rows: the id is the dotted name, with the kind or a number behind it where two share one."""
+    seen: Counter[str] = Counter()
+    rows = []
+    for entry in entries:
+        name = ".".join(filter(None, (entry["module"], entry["name"])))
+        seen[name] += 1
+        rows.append({"id": name if seen[name] == 1 else f"{name} {seen[name]}"} | entry)
+    return rows
+
+
+def docstring_tasks(docstrings: list[dict], texts: dict[str, str]) -> list[dict]:
+    """The instruction rows (`pydocs.make_rows`) of the docstrings whose id is in `texts`, with the text given there."""
+    return pydocs.make_rows([row | {"text": texts[row["id"]]} for row in docstrings if row["id"] in texts])
+
+
 def _cached_pydocs() -> list[dict]:
+    return _cached("rows", lambda: pydocs.make_rows(read("pydocs")))
+
+
+def _cached(what: str, make) -> list[dict]:
+    """What `make` gives, kept in the cache folder under the fingerprint of the installed packages."""
     from filelock import FileLock
 
     folder = cache_folder() / "pydocs"
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{pydocs.fingerprint()[:24]}.jsonl"
+    file = folder / f"{what}-{pydocs.fingerprint()[:24]}.jsonl"
     with FileLock(f"{file}.lock"):
         if not file.exists():
-            rows = pydocs.make_rows(pydocs.corpus())
+            rows = make()
             partial = file.with_suffix(".partial")
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             os.replace(partial, file)
@@ -160,124 +196,6 @@ def balanced(rows, tasks: list[str], count: int, seed: int):
     return rows.select(generator.permutation(chosen).tolist())
 
 
-# --- local files --------------------------------------------------------------------------------------------------
-
-
-def read_file(path: Path) -> list[dict]:
-    """The rows of a .jsonl, .json, .csv or .parquet file, as they are.
-
-    Raises DataError: the file is missing, empty, of another kind, not UTF-8, or has a bad line (named).
-    """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or is not a file. Give a path to a {', '.join(SUFFIXES)} file.")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty (0 bytes). It needs at least two rows, one to train on and one to hold out.")
-    reader = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}.get(
-        path.suffix.lower()
-    )
-    if reader is None:
-        raise DataError(f"{path} ends in {path.suffix or 'nothing'}; known are {', '.join(SUFFIXES)}.")
-    try:
-        rows = reader(path)
-    except UnicodeDecodeError:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")  # what is not UTF-8 becomes a lone surrogate
-        number = text.count("\n", 0, re.search("[\udc80-\udcff]", text).start()) + 1
-        raise DataError(f"{path}, line {number} is not UTF-8. Save the file as UTF-8 and try again.") from None
-    if not rows:
-        raise DataError(f"{path} has no rows. It needs at least two, one to train on and one to hold out.")
-    return rows
-
-
-def _read_jsonl(path: Path) -> list[dict]:
-    rows = []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                what = _json_fault(error)  # without its line number, which is that of this one line
-                raise DataError(f"{path}, line {number}: bad JSON ({what}). Each line must be one object.") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: {row!r:.60} is not an object like {{...}}.")
-            rows.append(row)
-    return rows
-
-
-def _json_fault(error: ValueError | RecursionError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"
-
-
-def _row_at_fault(text: str) -> str:
-    """`, row N` for the first element of a JSON list that Python cannot read, where its error gives no line."""
-    number, gap = 0, re.match(r"\s*\[\s*", text)
-    while gap:
-        number += 1
-        try:
-            _, end = json.JSONDecoder().raw_decode(text, gap.end())
-        except (ValueError, RecursionError):
-            return f", row {number}"
-        gap = re.compile(r"\s*,\s*").match(text, end)
-    return ""
-
-
-def _read_json(path: Path) -> list[dict]:
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: bad JSON ({error.msg}). Mend that line.") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}{_row_at_fault(text)}: bad JSON ({_json_fault(error)}). Remove that value.") from None
-    if not isinstance(content, list):
-        raise DataError(f"{path} must hold a list of objects; for one object a line name the file .jsonl.")
-    for number, row in enumerate(content, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: {row!r:.60} is not an object like {{...}}.")
-    return content
-
-
-def _read_csv(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        rows = []
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: this row has not the {len(reader.fieldnames)} columns of the "
-                        "header. Quote a cell that holds a comma or a line break."
-                    )
-                rows.append(row)
-        except csv.Error as error:
-            start = reader.line_num + 1  # it stands at the end of the last good row
-            raise DataError(
-                f"{path}, row from line {start}: {error}. Close every quoted cell, or use .jsonl."
-            ) from None
-    return rows
-
-
-def _read_parquet(path: Path) -> list[dict]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-        table.validate(full=True)  # text that is not UTF-8, offsets that point nowhere
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = (str(error) or "nothing in it can be read.").splitlines()[0]
-        raise DataError(f"{path} is not a whole parquet file: {reason:.300} Copy it again, or write it anew.") from None
-    try:
-        return table.to_pylist()
-    except (pyarrow.ArrowException, ValueError, OverflowError, LookupError) as error:
-        raise DataError(
-            f"{path} holds a value that Python has not ({error!s:.200}). Leave its column out, or write it as text."
-        ) from None
-
-
 # --- the Hub ------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +253,20 @@ def explain_hub_error(error: BaseException, what: str) -> str:
 
 
 # --- common -------------------------------------------------------------------------------------------------------
+
+
+def _read_splits(folder: str) -> Source:
+    """The folder that notebook 01 leaves: `train.jsonl` and `test.jsonl`, rows of messages or of one other shape."""
+    paths = [Path(folder).expanduser() / f"{side}.jsonl" for side in ("train", "test")]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise DataError(f"{folder} has no {' and no '.join(missing)}. Name a file, or a folder that notebook 01 wrote.")
+    sides = []
+    for path in paths:
+        raw = files.read(path)
+        own = [{key: row[key] for key in ("id", "package") if isinstance(row.get(key), str)} for row in raw]
+        sides.append([row | names for row, names in zip(normalise(str(path), raw), own, strict=True)])
+    train, test = sides
+    return Source(folder, _dataset(train), _dataset(test), len(train) + len(test), {}, _hash(train + test))
 
 
 def _hash(rows: list[dict]) -> str:

@@ -1,29 +1,30 @@
 """Which rows are trained on and which are held out, how the kinds of rows are balanced, and the proof of no leak."""
 
 import hashlib
+import math
 from collections import Counter
 from typing import Any
 
-from nbhelpers import cleaning
+from nbhelpers import cleaning, duplicates
 from nbhelpers.cleaning import Cleaned
-from nbhelpers.duplicates import DuplicateIndex, drop_exact
 from nbhelpers.errors import AuditError, DataError, ParameterError
 
 WAYS = ("random", "stratified", "group", "temporal")
 
 
 def split(rows, how: str = "random", column: str | None = None, test_share: float = 0.1, seed: int = 0, held_out=()):
-    """`(train, test)` of a `datasets.Dataset`, each in the order of `rows`.
+    """`(train, test)` of a `datasets.Dataset`, each in the order of `rows`; which rows, their own order never decides.
 
     Args:
-        how: `random`; `stratified`: the same share of each value of `column`; `group`: all rows of one value of
-            `column` on one side, whole values drawn until `test_share` of the rows is reached; `temporal`: the rows
-            with the largest values of `column`, ties all on the test side.
+        how: `random`; `stratified`: the same share of each value of `column`, to the nearest row; `group`: all rows of
+            one value of `column` on one side, whole values drawn where they fit into `test_share` of the rows, the
+            smallest one where none does; `temporal`: the rows with the largest values of `column`, ties all on the
+            test side.
         test_share: share of the rows to hold out, above 0 and below 1.
         held_out: `group` only: these values, instead of drawing.
 
     Raises:
-        ParameterError: an unknown way, column or share.
+        ParameterError: an unknown way, column, share or value to hold out.
         DataError: one side would be empty; a value to sort or group by is missing.
     """
     if how not in WAYS or not 0 < test_share < 1:
@@ -32,32 +33,34 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
         )
     if how != "random" and column not in rows.column_names:
         raise ParameterError(f"A {how} split needs a column; {column!r} is not one of {', '.join(rows.column_names)}.")
-    values = list(rows[column]) if how != "random" else [""] * len(rows)
-    if missing := [i for i, value in enumerate(values, 1) if value is None]:
+    ids, values = list(rows["id"]), list(rows[column]) if how != "random" else [""] * len(rows)
+    if missing := [i for i, value in enumerate(values, 1) if value is None or value != value]:
         raise DataError(f"{len(missing)} rows have no {column} (first: row {missing[0]}); fill it or drop them.")
 
     def rank(key: Any) -> bytes:
         return hashlib.sha256(f"{seed}\n{key}".encode()).digest()
 
-    by_rank = sorted(range(len(rows)), key=lambda i: rank(rows[i]["id"])) if how in ("random", "stratified") else []
+    wanted = round(test_share * len(rows))
     if how == "group":
         sizes = Counter(values)
-        chosen, count = set(held_out), 0
+        if unknown := [value for value in held_out if value not in sizes]:
+            raise ParameterError(f"held_out names {unknown}, which no row has as its {column}.")
+        chosen, left = set(held_out), wanted
         for value in sorted(sizes, key=rank) if not held_out else ():
-            if count and count + sizes[value] > test_share * len(rows):
-                continue
-            chosen.add(value)
-            count += sizes[value]
-        test = [i for i, value in enumerate(values) if value in chosen]
+            if sizes[value] <= left:
+                chosen.add(value)
+                left -= sizes[value]
+        if not chosen and sizes:
+            chosen.add(min(sizes, key=lambda value: (sizes[value], rank(value))))
+        held = {i for i, value in enumerate(values) if value in chosen}
     elif how == "temporal":
-        border = sorted(values)[min(len(rows) - 1, round((1 - test_share) * len(rows)))]
-        test = [i for i, value in enumerate(values) if value >= border]
+        largest = sorted(values)[-max(1, wanted) :]
+        held = {i for i, value in enumerate(values) if value >= largest[0]}
     else:
         members: dict[Any, list[int]] = {}
-        for i in by_rank:
+        for i in sorted(range(len(rows)), key=lambda i: rank(ids[i])):
             members.setdefault(values[i], []).append(i)
-        test = [i for of_value in members.values() for i in of_value[: round(test_share * len(of_value))]]
-    held = set(test)
+        held = {i for of_value in members.values() for i in of_value[: round(test_share * len(of_value))]}
     if not 0 < len(held) < len(rows):
         raise DataError(
             f"{len(held)} of {len(rows)} rows would be held out; choose another share, column or more rows."
@@ -68,20 +71,8 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
 
 def leaks(train, test, threshold: float = 0.95) -> dict[str, tuple[str, float]]:
     """Id of each training row that repeats a held-out one, exactly or nearly -> `(held-out id, similarity)`."""
-    seen: dict[str, str] = {}
-    drop_exact(test, seen)
-    exact = drop_exact(_renamed(train), dict(seen))
-    owners = set(seen.values())
-    found = {name.removeprefix("train "): (other, 1.0) for name, _, _, other in exact.log if other in owners}
-    index = DuplicateIndex(threshold)
-    index.add(list(test["id"]), cleaning.texts(test))
-    near = index.add(list(train["id"]), cleaning.texts(train), keep=False)
-    return {name: match for name, match in zip(train["id"], near, strict=True) if match} | found
-
-
-def _renamed(rows):
-    """The same rows under ids that no held-out row has: both sides may count theirs from 1."""
-    return rows.remove_columns("id").add_column("id", [f"train {name}" for name in rows["id"]])
+    matches = duplicates.repeated(train, [test], threshold)
+    return {name: match for name, match in zip(train["id"], matches, strict=True) if match}
 
 
 def prove_disjoint(train, test, threshold: float = 0.95) -> dict[str, int]:
@@ -104,6 +95,8 @@ def prove_disjoint(train, test, threshold: float = 0.95) -> dict[str, int]:
 def balance(rows, column: str, how: str = "under", most: float = 1.0, seed: int = 0) -> Cleaned:
     """Rows with the values of `column` in balance.
 
+    A row without a value (None) counts as one of a value of its own.
+
     Args:
         how: `under` drops rows of the common values at random; `over` repeats rows of the rare ones, in turn, under
             ids of their own; `weights` keeps all and adds a column `weight`, the mean of which is 1.
@@ -111,25 +104,27 @@ def balance(rows, column: str, how: str = "under", most: float = 1.0, seed: int 
             may have; 1 is full balance.
 
     Raises:
-        ParameterError: an unknown way or column, `most` below 1.
+        ParameterError: an unknown way or column, `most` below 1 or infinite, a column `weight` that is there already.
     """
     import datasets
     import numpy as np
 
-    if how not in ("under", "over", "weights") or column not in rows.column_names or most < 1:
+    if how not in ("under", "over", "weights") or column not in rows.column_names or not 1 <= most < math.inf:
         raise ParameterError(
             f"how={how!r}, column={column!r}, most={most!r}: how is under, over or weights, the column one of "
             f"{', '.join(rows.column_names)}, most at least 1."
         )
+    if how == "weights" and "weight" in rows.column_names:
+        raise ParameterError("The rows have a column weight already; rename or remove it first.")
     values = list(rows[column])
     sizes = Counter(values)
     generator = np.random.default_rng(seed)
     if how == "weights":
         weights = [len(values) / len(sizes) / sizes[value] for value in values]
-        return Cleaned("balance", rows.add_column("weight", weights), len(rows))
+        return Cleaned("balance", rows.add_column("weight", np.array(weights, float)), len(rows))
     order = generator.permutation(len(rows)).tolist()
     if how == "under":
-        limit, taken = int(most * min(sizes.values())), Counter()
+        limit, taken = int(most * min(sizes.values(), default=0)), Counter()
         dropped = set()
         for i in order:
             taken[values[i]] += 1
@@ -139,7 +134,7 @@ def balance(rows, column: str, how: str = "under", most: float = 1.0, seed: int 
             (f"more than {limit} of one {column}", str(values[i])) if i in dropped else None for i in range(len(rows))
         ]
         return cleaning.filtered("balance", rows, verdicts)
-    target = -(-max(sizes.values()) // most)
+    target = -(-max(sizes.values(), default=0) // most)
     by_value: dict[Any, list[int]] = {}
     for i in order:
         by_value.setdefault(values[i], []).append(i)

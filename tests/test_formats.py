@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import chat, formats
+from nbhelpers import chat, files, formats
 from nbhelpers.errors import DataError, NotebookError, ParameterError
 
 
@@ -310,12 +310,11 @@ def test_a_conversion_that_changes_a_row_is_found_and_named(monkeypatch):
 
 
 def test_a_written_file_is_what_the_source_reader_reads(tmp_path):
-    from nbhelpers import sources
 
     rows = [{"messages": [turn("user", f"{i}\u2028\x85\r\n"), MORE]} for i in range(3)]
     path = tmp_path / "new" / "a.jsonl"
     assert formats.write_jsonl(rows, path) == 3
-    assert sources.read_file(path) == rows
+    assert files.read(path) == rows
     assert len(path.read_text(encoding="utf-8").splitlines()) == 3
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     **dict.fromkeys(("__init__", "errors", "profiles"), 0),
-    **dict.fromkeys(("run", "sources", "pydocs", "chat", "formats", "metrics", "memory", "cost"), 1),
+    **dict.fromkeys(("run", "sources", "files", "pydocs", "chat", "formats", "metrics", "memory", "cost"), 1),
     **dict.fromkeys(("measures", "privacy", "defects", "defects_text", "datacard"), 1),
     **dict.fromkeys(("cleaning", "duplicates", "splits", "detection", "models"), 2),
     **dict.fromkeys(("training", "evaluation", "adapters", "constraints", "preferences", "ppo", "rewards"), 3),

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from nbhelpers import sources
+from nbhelpers import files, sources
 from nbhelpers.errors import DataError
 
 FILES = 1_000
@@ -309,7 +309,7 @@ def one_line_of_rubbish(rng):
 
 
 def random_bytes(rng):
-    return rng.choice(sources.SUFFIXES), rng.randbytes(rng.randint(1, 3_000)), REFUSED, None
+    return rng.choice(files.SUFFIXES), rng.randbytes(rng.randint(1, 3_000)), REFUSED, None
 
 
 def wrong_suffix(rng):
