@@ -42,7 +42,10 @@ def recognise(columns: set[str]) -> str:
         return shape
     known = "; ".join(f"{shape}: {', '.join(sorted(needed))}" for shape, needed in SHAPES.items())
     found = ", ".join(sorted(columns)).encode(errors="backslashreplace").decode() or "(none)"
-    raise DataError(f"The columns {found:.200} make no known shape. Known are {known}.")
+    raise DataError(
+        f"The columns {found:.200} make no known shape. Known are {known}. Rename them, or "
+        "tell notebook 01 which is which: columns='question=prompt, reply=completion'."
+    )
 
 
 def _turns(prompt, completion) -> list[dict]:

@@ -25,7 +25,7 @@ from nbhelpers import chat, privacy
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.formats import write_jsonl
 
-LOG = ("id", "action", "reason", "detail")  # the columns of a log; action is `dropped` or `changed`
+LOG = ("id", "action", "reason", "detail")  # the columns of a log; action is `dropped`, `changed` or `added`
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Cleaned:
     log: list[tuple[str, str, str, str]] = field(default_factory=list, repr=False)
 
     def __post_init__(self):
-        dropped = sum(self.dropped.values())
-        assert self.read == len(self.rows) + dropped, f"{self.step}: {self.read} != {len(self.rows)} + {dropped}"
+        dropped, added = sum(self.dropped.values()), sum(self._counts("added").values())
+        account = f"{self.step}: {self.read} read + {added} added != {len(self.rows)} kept + {dropped} dropped"
+        assert self.read + added == len(self.rows) + dropped, account
 
     def _counts(self, of: str) -> dict[str, int]:
         return dict(Counter(reason for _, action, reason, _ in self.log if action == of).most_common())
@@ -58,11 +59,13 @@ class Cleaned:
         return self._counts("changed")
 
     def line(self) -> dict:
-        """step, read, dropped, changed (rows, each once), kept, why (reason -> rows)."""
+        """step, read, dropped, changed (rows, each once), kept, added (where any), why (reason -> rows)."""
         changed = len({name for name, action, *_ in self.log if action == "changed"})
         dropped = sum(self.dropped.values())
+        added = self._counts("added")
         numbers = {"read": self.read, "dropped": dropped, "changed": changed, "kept": len(self.rows)}
-        return {"step": self.step} | numbers | {"why": self.dropped | self.changed}
+        numbers |= {"added": sum(added.values())} if added else {}
+        return {"step": self.step} | numbers | {"why": self.dropped | self.changed | added}
 
     def table(self):
         """The log as a `pandas.DataFrame`."""
@@ -72,7 +75,7 @@ class Cleaned:
 
 
 def account(steps: list[Cleaned]):
-    """One line a step: step, read, dropped, changed, kept, reasons, as a `pandas.DataFrame`.
+    """One line a step: step, read, dropped, changed, added (where any), kept, reasons, as a `pandas.DataFrame`.
 
     Raises DataError: a step did not begin with what the one before it had kept.
     """
@@ -87,7 +90,8 @@ def account(steps: list[Cleaned]):
     lines = [step.line() for step in steps]
     for line in lines:
         line["reasons"] = ", ".join(f"{reason} {count:,}" for reason, count in line.pop("why").items())
-    return pd.DataFrame(lines, columns=["step", "read", "dropped", "changed", "kept", "reasons"])
+    added = ["added"] if any("added" in line for line in lines) else []
+    return pd.DataFrame(lines, columns=["step", "read", "dropped", "changed", *added, "kept", "reasons"]).fillna(0)
 
 
 def texts(rows) -> list[str]:
@@ -118,7 +122,7 @@ def rewritten(step: str, rows, rewrite: Callable[[str], tuple[str, list[str]]]) 
         return after
 
     for name in {"text", "reference"} & columns.keys():
-        columns[name] = [text if text is None else new(i, text) for i, text in enumerate(columns[name])]
+        columns[name] = [new(i, text) if isinstance(text, str) else text for i, text in enumerate(columns[name])]
     if "messages" in columns:
         columns["messages"] = [
             [turn | {"content": new(i, turn["content"])} for turn in messages]
@@ -131,13 +135,12 @@ def rewritten(step: str, rows, rewrite: Callable[[str], tuple[str, list[str]]]) 
 
 # --- schema -------------------------------------------------------------------------------------------------------
 
-
 _OWN_COLUMNS = {"id", "input"}.union(*chat.SHAPES.values())
 
 
 def shape_of(raw: Iterable) -> str:
     """The name of the shape of the first row that has one. Raises DataError with the shapes there are."""
-    columns = [set(row) for row in raw if isinstance(row, dict)]
+    columns = [{key for key in row if isinstance(key, str)} for row in raw if isinstance(row, dict)]
     return next(filter(None, map(chat.known_shape, columns)), None) or chat.recognise(next(iter(columns), set()))
 
 
@@ -170,7 +173,7 @@ def validate(
         seen.add(name)
         try:
             content = chat.content_of(row, shape)
-            extra = {key: value for key, value in row.items() if isinstance(value, str) and key not in _OWN_COLUMNS}
+            extra = {key: row[key] for key in row.keys() - _OWN_COLUMNS if type(key) is type(row[key]) is str}
             json.dumps([extra, content], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             log.append((name, "dropped", "half a character", f"row {number}: {error.object[error.start]!a}"))
@@ -208,15 +211,13 @@ _PAIRED = (
     "p|b|i|u|em|strong|a|div|span|code|pre|ul|ol|li|tt|h[1-6]|table|tr|td|th|tbody|thead|sup|sub|blockquote|small|font"
     "|center|html|body|dl|dt|dd|script|style|kbd|var|samp|del|ins|mark|abbr|cite|q|s|strike"
 )
-_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+)"
+_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+)"
 _TAG = re.compile(rf"<(/?)({_PAIRED}|br|hr|img)((?:\s+[\w:-]+(?:\s*=\s*{_VALUE})?)*)\s*/?>", re.I)
-_BLOCK = re.compile(
-    r"```.*?```|^[ \t]*>>>.*?(?=\n[ \t]*$|\Z)", re.M | re.S
-)  # a doctest session ends with an empty line
+_BLOCK = re.compile(r"```.*?```|^[ \t]*>>>.*?(?=\n[ \t]*$|\Z)", re.M | re.S)  # a session ends with an empty line
 _CODE = re.compile(rf"{_BLOCK.pattern}|``[^`\n]+``|`[^`\n]+`", re.M | re.S)
-_ROLE = re.compile(r":(?!math:|raw:)[a-z][\w+-]*(?::[a-z][\w+-]*)*:`([^`]+)`", re.I)
-_LINK = re.compile(r"`([^`<>]+?)\s*<((?:https?|ftp|mailto)[^>`\s]*)>`__?")
-_SUBSTITUTION = re.compile(r"(?<![\w|\\<])\|([A-Za-z][\w.-]+(?: [\w.-]+){0,3})\|(?![\w|>])")
+_ROLE = re.compile(r":(?!math:|raw:)[a-z][\w+-]*(?::[a-z][\w+-]*){0,2}:`([^`]+)`", re.I)
+_LINK = re.compile(r"`([^`<>]{1,300}?)\s*<((?:https?|ftp|mailto)[^>`\s]*)>`__?")
+_SUBSTITUTION = re.compile(r"(?<![\w|\\<$])\|([A-Za-z][\w.-]+(?: [\w.-]+){0,3})\|(?![\w|>])")
 _VERSION_NOTE = re.compile(
     r"^[ \t]*\.\. (?:versionadded::.*|(?:versionchanged|deprecated):: *[\w.]*[ \t]*)(?:\n|\Z)", re.M
 )
@@ -235,13 +236,13 @@ def _outside(code: re.Pattern, text: str, change: Callable[[str], str]) -> str:
 
 
 def _without_tags(text: str) -> str:
-    text = re.sub(r"[ \t]*<li\b", "<li", text)
+    text = re.sub(r"(?<![ \t])[ \t]+(?=<li\b)", "", text)
     names = Counter((match[2].lower(), bool(match[1])) for match in _TAG.finditer(text))
 
     def replace(match: re.Match) -> str:
         closing, name, attributes = match[1], match[2].lower(), match[3]
         paired = names[name, True] and names[name, False]
-        if not (paired or attributes.strip() or name in ("br", "hr", "li")):
+        if not (paired or "=" in attributes or name in ("br", "hr", "li")):
             return match[0]  # `<p>` alone is more often a placeholder than a paragraph
         if name == "br":
             return "\n"
@@ -287,7 +288,7 @@ def _composed(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.M)).strip("\n")
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<![ \t])[ \t]+$", "", text, flags=re.M)).strip("\n")
 
 
 _MENDS = (
@@ -330,7 +331,7 @@ def normalise(rows) -> Cleaned:
 # --- filters ------------------------------------------------------------------------------------------------------
 
 _NOT_PROSE = re.compile(
-    r"^\s*(?:>>>|\.\.\. ).*$|``[^`]*``|`[^`]*`|[!-~]*[_/\\=<>{}()\[\]|#@][!-~]*|\b[a-z0-9]*\d[a-z0-9]*\b"
+    r"^[ \t]*(?:>>>|\.\.\. ).*$|``[^`]*``|`[^`]*`|(?<![!-~])[!-~]*[_/\\=<>{}()\[\]|#@][!-~]*|\b[a-z0-9]*\d[a-z0-9]*\b"
     r"|\b[a-z0-9]+\.[a-z0-9][!-~]*",
     re.M | re.I | re.A,
 )  # code, paths, identifiers, numbers: of no language
@@ -346,8 +347,8 @@ def _identifier():
 def keep_language(rows, language: str = "en", min_probability: float = 0.8, min_letters: int = 40) -> Cleaned:
     """Drop rows whose prose is in another language (py3langid), and only where it is sure.
 
-    Code, identifiers and numbers are set aside first. Rows with fewer than `min_letters` letters of prose left are
-    kept: nobody can tell the language of three words.
+    Code, identifiers and numbers are set aside first. Rows with fewer than `min_letters` letters of prose left (15
+    where some are not ASCII, which tells more) are kept: nobody can tell the language of three words.
     """
     verdicts: list[tuple[str, str] | None] = []
     for text in texts(rows):
@@ -367,14 +368,17 @@ _BOILERPLATE = re.compile(  # in small letters
     r"|copyright (?:\(c\)|©|\d)|©|in no event shall|(?:distributed|provided) (?:under|on an|\"as is\")"
     r"|automatically generated|auto-?generated (?:by|file|code)|file was generated|do not (?:edit|modify)"
     r"|(?:use|uses|accept|our|all) cookies|(?:cookie|privacy) (?:policy|settings)|newsletter|terms of (?:use|service)"
-    r"|click here|sign up|subscribe|enter your e-?mail|follow us|skip to (?:main )?content|back to top"
+    r"|click here|sign up|(?:un)?subscribe (?:to our|at any|now|here)|enter your e-?mail|follow us"
+    r"|skip to (?:main )?content|back to top"
     r"|(?:enable javascript|javascript is disabled)|lorem ipsum|dolor sit amet|consectetur"
-    r"|^\W*(?:table of )?contents\W*$|(?:\. ?){4,}\s*\d+\s*$|intended only for|received (?:it|this[\w ]*) in error"
+    r"|^\W*(?:table of )?contents\W*$|(?:\. ?){4,}\s*\d+\s*$"
+    r"|intended only for the (?:addressee|recipient|use of)|received (?:it|this[\w ]*) in error"
 )
+_URL = re.compile(r"https?://\S+")
 _DOCTEST = re.compile(r"^[ \t]*(?:>>>|\.\.\. ).*\n?", re.M)
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_BLOB = re.compile(r"(?<![\w/:.])(?=\S*\d)(?:[A-Za-z0-9+/=_-]{60,}|(?:[0-9a-fA-F]{2}[ :]?){24,})(?![\w/.])")
-_NO_VOWEL = re.compile(r"[bcdfghjklmnpqrstvwxz]{5,}|[bcdfghjklmnpqrstvwxz]{4}$|^[bcdfghjklmnpqrstvwxz]{4}")
+_BLOB = re.compile(r"(?<![\w/:.])(?=\S{0,200}\d)(?:[A-Za-z0-9+/=_-]{60,}|(?:[0-9a-fA-F]{2}[ :]?){24,})(?![\w/.])")
+_NO_VOWEL = re.compile(r"[bcdfghjklmnpqrstvwxz]{5,}|^[bcdfghjklmnpqrstvwxz]{4}|[bcdfghjklmnpqrstvwxz]{4}$")
 _MIXED = re.compile(r"\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d[A-Za-z])[A-Za-z0-9]{4,}\b")  # 5jRz7kQw, but not Conv2d
 
 
@@ -404,7 +408,7 @@ def quality_problem(
         return "repetition", f"{len(set(lower))} different words of {len(lower)}"
     if len(lower) >= 12 and (again := sum(runs.values()) - len(runs)) > max_repeated * sum(runs.values()):
         return "repetition", f"{again} of {sum(runs.values())} four-word runs"
-    plain = [word for word in words if word.islower() and len(word) > 3]
+    plain = {word for word in _WORD.findall(_URL.sub("", text)) if word.islower() and len(word) > 3}
     odd, mixed = sum(map(bool, map(_NO_VOWEL.search, plain))), len(_MIXED.findall(text))
     if (odd >= 3 and odd > 0.3 * len(plain)) or (mixed >= 3 and mixed > 0.5 * sum(len(t) > 3 for t in text.split())):
         return "gibberish", f"{odd + mixed} of {len(words)} words"

@@ -155,12 +155,12 @@ def _check_steps(steps):
     if missing:
         raise DataError(f"The cleaning steps lack {', '.join(missing)}. A card shows {', '.join(STEP_COLUMNS)}.")
     for step in steps.to_dict("records"):
-        if step["read"] != step["dropped"] + step["kept"]:
+        if step["read"] + step.get("added", 0) != step["dropped"] + step["kept"]:
             raise DataError(
                 f"The step {step['step']!r} read {step['read']} rows, but dropped {step['dropped']} and kept "
                 f"{step['kept']}. Count every row that it drops."
             )
-    steps = steps[list(STEP_COLUMNS)].copy()
+    steps = steps[[name for name in steps.columns if name in (*STEP_COLUMNS, "added")]].copy()
     steps["reasons"] = [
         ", ".join(f"{reason} {rows}" for reason, rows in reasons.items()) if isinstance(reasons, dict) else reasons
         for reasons in steps["reasons"]

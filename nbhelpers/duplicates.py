@@ -94,7 +94,10 @@ class DuplicateIndex:
         self._kept: list = []  # arrays of word numbers
 
     def similarity(self, a: set[int], b: set[int]) -> float:
-        """Jaccard similarity of two texts as sets of word numbers, slips forgiven; 0 below the threshold."""
+        """Jaccard similarity of two texts as sets of word numbers, slips forgiven; 0 below the threshold.
+
+        A word that may be a slip of two others goes to the first of them: the best pairing is not searched for.
+        """
         shared, total = len(a & b), len(a) + len(b)
         most = min(len(a), len(b))
         if most < self.threshold * (total - most):  # even if every word of the shorter were in the longer
@@ -221,15 +224,16 @@ def runs(text: str, size: int) -> list[int]:
     return [hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)]
 
 
-def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, common: float = 0.01) -> Cleaned:
+def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, common: int = 3) -> Cleaned:
     """Drop rows that hold a run of `size` words of an evaluation row, or that repeat one exactly or nearly.
 
-    Runs of 13 words are the measure of Brown et al. (2020, appendix C). A run that `rows` hold many times over is
-    common speech and tells nothing; there is no list of exceptions here, so look at what was dropped. What is left
-    passes `splits.prove_disjoint`.
+    Runs of 13 words are the measure of Brown et al. (2020, appendix C). What is left passes `splits.prove_disjoint`.
 
     Args:
+        rows: without duplicates, so that `common` counts different texts.
         evaluation: a Dataset or a list of Datasets, benchmarks and held-out rows alike.
+        common: a run that more than so many of `rows` hold is the wording of a template, such as the instruction of a
+            task or the headings of a form, and no sign of a leak.
     """
     sets = evaluation if isinstance(evaluation, list) else [evaluation]
     owner: dict[int, str] = {}
@@ -237,11 +241,13 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
         for name, text in zip(held_out["id"], cleaning.texts(held_out), strict=True):
             for run in runs(text, size):
                 owner.setdefault(run, name)
+    shared = [{run for run in runs(text, size) if run in owner} for text in cleaning.texts(rows)]
+    held_by = Counter(run for found in shared for run in found)
     verdicts: list[tuple[str, str] | None] = []
-    for text, match in zip(cleaning.texts(rows), repeated(rows, sets, threshold), strict=True):
-        shared = Counter(owner[run] for run in runs(text, size) if run in owner)
-        if shared:
-            name, count = shared.most_common(1)[0]
+    for found, match in zip(shared, repeated(rows, sets, threshold), strict=True):
+        owners = Counter(owner[run] for run in found if held_by[run] <= common)
+        if owners:
+            name, count = owners.most_common(1)[0]
             verdicts.append((f"{size} words of an evaluation row", f"{name}, {count} runs"))
         else:
             verdicts.append(("repeats an evaluation row", f"{match[0]} {match[1]:.3f}") if match else None)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from nbhelpers.errors import ParameterError
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -128,6 +130,19 @@ def bootstrap_interval(
     means = [sample[rng.integers(0, n, size=n)].mean() for _ in range(resamples)]  # one by one: n may be 100,000
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def share(hits: int, n: int, unit: str = "", higher_is_better: bool = True) -> Metric:
+    """A share of `n` independent cases with its 95 % score interval (Wilson 1927), which keeps its width at 0 and 1.
+
+    Raises ParameterError: not 0 <= hits <= n, or n is 0.
+    """
+    if not 0 <= hits <= n or n < 1:
+        raise ParameterError(f"hits={hits}, n={n}: a share needs 0 <= hits <= n and at least one case.")
+    z, p = 1.959964, hits / n
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+    return Metric(p, max(0.0, low), min(1.0, high), n, unit=unit, higher_is_better=higher_is_better)
 
 
 def estimate(

@@ -40,12 +40,12 @@ def redact(text: str, spans: list[Span]) -> str:
 
 # --- e-mail -------------------------------------------------------------------------------------------------------
 
-_EMAIL = re.compile(r"(?<![\w.+/@-])[\w.+%'-]*\w@(?:[\w-]+\.)+[^\W\d_]{2,}(?![\w@-])")
+_EMAIL = re.compile(r"(?<![\w/@])\w(?:[\w.+%'-]{0,62}\w)?@(?:[\w-]+\.)+[^\W\d_]{2,}(?![\w@-])")  # RFC 5321: 64 before @
 _AT = r"(?:[\[({<]\s*(?i:at)\s*[\])}>]|(?<=\s)AT(?=\s))"
 _DOT = r"(?:\.|\s*(?:[\[({<]\s*(?i:dot)\s*[\])}>]|(?<=\s)DOT(?=\s))\s*)"
 _SPELT_EMAIL = re.compile(rf"(?<![\w.+-])\w[\w.+-]*\s*{_AT}\s*[\w-]+(?:{_DOT}[\w-]+)*{_DOT}[^\W\d_]{{2,}}\b")
 _SPELT_AT = re.compile(r"[\[({<]\s*[aA][tT]\s*[\])}>]|\sAT\s")
-_SPOKEN_EMAIL = re.compile(r"\b[\w.+-]+ at [\w-]+(?: dot [\w-]+)* dot [a-z]{2,}\b")
+_SPOKEN_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+ at [\w-]+(?: dot [\w-]+)* dot [a-z]{2,}\b")
 _RESERVED = re.compile(r"(?:^|[.@])(?:example\.(?:com|org|net|edu)|example|invalid|test|localhost)$", re.I)  # RFC 2606
 _FILES = {"png", "jpg", "jpeg", "gif", "svg", "webp", "ico", "py", "js", "ts", "css", "html", "json", "so", "md"}
 
@@ -54,7 +54,7 @@ def _emails(text: str):
     if "@" in text:
         for match in _EMAIL.finditer(text):
             name, _, host = match[0].rpartition("@")
-            service = name.lower() in ("git", "hg", "svn") or text[match.end() : match.end() + 1] == ":"
+            service = name.lower() in ("git", "hg", "svn") or re.match(r":[\w~/]", text[match.end() : match.end() + 2])
             if not (service or _RESERVED.search(host) or host.rpartition(".")[2].lower() in _FILES):
                 yield Span(match.start(), match.end(), "EMAIL")
     spelt = _SPELT_EMAIL.finditer(text) if _SPELT_AT.search(text) else ()
@@ -182,8 +182,9 @@ _SECRET_OF = re.compile(  # the value is the group
     r"|private[_-]?key|credential)[\"']?\s*(?::=|=|:)\s*(?:(?P<q>[\"'])(?P<quoted>[^\"'`\s]{6,}?)(?P=q)|(?P<bare>[^\s\"'`,;(){}<>]{8,}))"
 )
 _PLACEHOLDER = re.compile(
-    r"[<>{}\[\]…]|\$[({\w]+$|\.\.\.|^(?:your|my|some|the|an?|dummy|fake|test|example|sample|change|insert|enter|todo|none|null|true"
-    r"|false)(?![a-z0-9]*\d)|^(?:pwd|pass|user|repo|org|sha)$|xxx|\*\*\*|environ|getenv|getpass|placeholder|redacted|secret|passw|token|key$",
+    r"[<>{}\[\]…]|\$[({\w]+$|\.\.\.|^(?:your|dummy|fake|test|example|sample|change|insert|enter|todo|none|null|true"
+    r"|false)(?![a-z0-9]*\d)|^(?:my|some|the|an?)(?=[-_. ]|$)|^(?:pwd|pass|user|repo|org|sha)$|xxx|\*\*\*|environ"
+    r"|getenv|getpass|placeholder|redacted|secret|passw|token|key$",
     re.I,
 )
 

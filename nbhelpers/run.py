@@ -53,6 +53,13 @@ LIMITS: dict[str, tuple[float, float] | list[str]] = {
     "eval_rows": (2, 100_000),
     "eval_batch_size": (1, 4_096),
     "dollars_per_hour": (0.0, 10_000.0),
+    "max_rows": (10, 100_000_000),
+    "near_duplicate_threshold": (0.51, 1.0),
+    "split": ["random", "stratified", "group", "temporal"],
+    "test_share": (0.001, 0.9),
+    "synthetic_share": (0.0, 0.5),
+    "planted_defects": (20, 10_000),
+    "model_rows": (4, 10_000),
 }
 
 

@@ -145,5 +145,5 @@ def balance(rows, column: str, how: str = "under", most: float = 1.0, seed: int 
     copies = copies.remove_columns("id").add_column("id", names).select_columns(rows.column_names)
     both = datasets.concatenate_datasets([rows, copies.cast(rows.features)]) if extra else rows
     return Cleaned(
-        "balance", both, len(both), [(name, "changed", f"repeated for balance of {column}", "") for name in names]
+        "balance", both, len(rows), [(name, "added", f"repeated for balance of {column}", "") for name in names]
     )

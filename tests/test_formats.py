@@ -244,7 +244,7 @@ def conversation(roles: str, texts: list[str]) -> list[dict]:
 
 
 ROLES = st.from_regex(r"s?a?(u(tt?)?a(ta)?){0,3}", fullmatch=True).filter(lambda roles: roles.endswith("a"))
-CONVERSATION = st.builds(conversation, ROLES, st.lists(TEXT, min_size=17, max_size=17))
+CONVERSATION = st.builds(conversation, ROLES, st.lists(TEXT, min_size=20, max_size=20))
 ANSWERS = st.builds(conversation, st.sampled_from(["a", "a", "aua", "ata"]), st.lists(TEXT, min_size=3, max_size=3))
 HELD = {  # shape -> the roles of the conversations it can hold, an initial a turn
     "messages": ".+",

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from nbhelpers import metrics
+from nbhelpers.errors import ParameterError
 
 NAMES = ("rouge_l", "exact_match", "json_validity", "json_exact_match", "json_keys_f1", "token_f1")
 
@@ -189,3 +190,19 @@ def test_evaluate_combine_works_without_a_network():
         {"rouge_l": 0.75, "exact_match": 0.5, "json_validity": 0.5, "json_exact_match": 0.5}
         | {"json_keys_f1": 0, "token_f1": 0.75}
     )
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [(50, 100, 0.4038, 0.5962), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 1, 0.2065, 1.0)],
+)  # Wilson's interval, computed with statsmodels
+def test_a_share_has_wilsons_interval(hits, n, low, high):
+    found = metrics.share(hits, n)
+    assert (found.value, found.n) == (hits / n, n)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_a_share_of_nothing_or_of_more_than_all_is_refused(hits, n):
+    with pytest.raises(ParameterError, match=f"hits={hits}, n={n}"):
+        metrics.share(hits, n)

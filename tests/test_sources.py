@@ -399,3 +399,45 @@ def test_an_error_that_is_not_the_hubs_is_not_blamed_on_the_network():
     message = sources.explain_hub_error(OSError(28, "No space left on device"), "model")
     assert "No space left" in message
     assert "cannot be reached" not in message
+
+
+# --- raw rows, and the folder that notebook 01 leaves --------------------------------------------------------------
+
+
+def test_raw_docstrings_have_ids_of_their_own_and_come_from_the_cache_the_second_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
+    entries = [
+        {"package": "p", "module": "p.m", "name": name, "kind": "function", "arguments": None, "text": text}
+        for name, text in (("f", "Getter."), ("f", "Setter."), ("", "Module."))
+    ]
+    monkeypatch.setattr(sources.pydocs, "corpus", lambda: entries)
+    rows = sources.read("pydocs")
+    assert [row["id"] for row in rows] == ["p.m.f", "p.m.f 2", "p.m"]
+    monkeypatch.setattr(sources.pydocs, "corpus", lambda: pytest.fail("read again"))
+    assert sources.read("pydocs") == rows
+
+
+def test_docstring_tasks_are_those_of_the_rows_kept_with_their_cleaned_text():
+    body = "Reads the file line by line and returns what it finds there, " * 2
+    entry = {"id": "a", "package": "p", "module": "p.m", "name": "f", "kind": "function", "arguments": None}
+    rows = [entry | {"text": f"Read a file of rows.\n\n{body}"}, entry | {"id": "b", "text": f"Write rows.\n\n{body}"}]
+    tasks = sources.docstring_tasks(rows, {"a": f"Read one file of rows.\n\n{body}"})
+    assert {row["task"] for row in tasks} >= {"summary"}
+    assert all("Write rows" not in row["messages"][0]["content"] for row in tasks)
+    assert next(row for row in tasks if row["task"] == "summary")["reference"] == "Read one file of rows."
+
+
+def test_a_folder_of_train_and_test_is_taken_as_it_is_split(tmp_path):
+    row = {"id": "x-1", "package": "p", "task": "summary", "messages": chat_row("Q?", "A."), "reference": "A."}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"id": "x-2"}) + "\n")
+    with pytest.raises(DataError, match=r"has no test\.jsonl"):
+        sources.load(str(tmp_path))
+    (tmp_path / "test.jsonl").write_text(json.dumps(row | {"id": "x-3"}) + "\n")
+    source = sources.load(str(tmp_path))
+    assert list(source.train["id"]) == ["x-1", "x-2"]
+    assert source.test[0] == row | {"id": "x-3"}
+    assert source.read == 3
+
+
+def chat_row(question: str, answer: str) -> list[dict]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

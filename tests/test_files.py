@@ -1,0 +1,82 @@
+"""Local files read row by row, and columns under their usual names. Malformed files: test_malformed.py."""
+
+import itertools
+import json
+
+import pytest
+
+from nbhelpers import files
+from nbhelpers.errors import DataError
+
+ROWS = [{"prompt": "What?", "completion": "That."}, {"prompt": 'Näher, "dran"?', "completion": "a,b\nc"}]
+
+
+def write(path, rows):
+    import pandas as pd
+
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        frame = pd.DataFrame(rows)
+        frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_every_kind_of_file_gives_the_same_rows_whole_and_one_by_one(tmp_path, suffix):
+    path = write(tmp_path / f"rows{suffix}", ROWS)
+    assert files.read(path) == list(files.stream(path)) == ROWS
+
+
+def test_a_stream_reads_no_further_than_it_is_asked_to(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b"}\nnot JSON\n')
+    stream = files.stream(path)
+    assert [row["text"] for row in itertools.islice(stream, 2)] == ["a", "b"]
+    with pytest.raises(DataError, match="line 3"):
+        next(stream)
+
+
+def test_a_stream_of_a_missing_or_empty_file_is_refused_before_the_first_row(tmp_path):
+    (tmp_path / "empty.csv").touch()
+    for name, what in (("none.jsonl", "does not exist"), ("empty.csv", "is empty")):
+        with pytest.raises(DataError, match=what):
+            files.stream(tmp_path / name)
+
+
+def test_the_line_that_is_not_utf8_is_named_also_far_into_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' * 20_000 + b'{"text": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"line 20001 is not UTF-8"):
+        files.read(path)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"question", "answer"}, {"prompt", "completion"}),
+        ({"instruction", "response", "id"}, {"prompt", "completion", "id"}),
+        ({"input", "target"}, {"prompt", "completion"}),
+        ({"document", "label"}, {"text", "label"}),
+        ({"instruction", "input", "output"}, {"instruction", "input", "output"}),  # Alpaca, known as it is
+        ({"question", "input", "answer"}, {"question", "input", "answer"}),  # two that could be the prompt
+        ({"headline", "body"}, {"headline", "body"}),
+    ],
+)
+def test_usual_column_names_are_known_where_they_make_one_whole_shape(theirs, ours):
+    assert set(files.renamed([dict.fromkeys(theirs, "x")])[0]) == ours
+
+
+def test_columns_are_renamed_as_told_and_the_rest_stays():
+    rows = [{"headline": "h", "body": "b", "year": "1"}]
+    assert files.renamed(rows, "headline=prompt, body = completion") == [
+        {"prompt": "h", "completion": "b", "year": "1"}
+    ]
+
+
+@pytest.mark.parametrize("columns", ["headline", "title=prompt", "headline=prompt=x", "=prompt", ","])
+def test_columns_that_cannot_be_read_or_are_not_there_are_refused_with_those_that_are(columns):
+    with pytest.raises(DataError, match="body, headline"):
+        files.renamed([{"headline": "h", "body": "b"}], columns)
