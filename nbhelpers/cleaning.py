@@ -97,14 +97,14 @@ def account(steps: list[Cleaned]):
 def texts(rows) -> list[str]:
     """The text of every row, as `chat.text_of` gives it."""
     if "text" in rows.column_names:
-        return list(rows["text"])
-    return ["\n\n".join(turn["content"] for turn in messages) for messages in rows["messages"]]
+        return rows["text"][:]  # a slice reads a column at once, an iterator row by row
+    return ["\n\n".join(turn["content"] for turn in messages) for messages in rows["messages"][:]]
 
 
 def filtered(step: str, rows, verdicts: list[tuple[str, str] | None]) -> Cleaned:
     """The rows whose verdict is None; the others are dropped for `(reason, detail)`."""
     kept = [i for i, verdict in enumerate(verdicts) if verdict is None]
-    ids = list(rows["id"])
+    ids = rows["id"][:]
     log = [(ids[i], "dropped", *verdict) for i, verdict in enumerate(verdicts) if verdict is not None]
     return Cleaned(step, rows if len(kept) == len(ids) else rows.select(kept), len(ids), log)
 
@@ -347,12 +347,13 @@ def _identifier():
 def keep_language(rows, language: str = "en", min_probability: float = 0.8, min_letters: int = 40) -> Cleaned:
     """Drop rows whose prose is in another language (py3langid), and only where it is sure.
 
-    Code, identifiers and numbers are set aside first. Rows with fewer than `min_letters` letters of prose left (15
-    where some are not ASCII, which tells more) are kept: nobody can tell the language of three words.
+    Code, identifiers and numbers are set aside first, and the first 300 characters of what is left decide. Rows with
+    fewer than `min_letters` letters of it (15 where some are not ASCII, which tells more) are kept: nobody can tell
+    the language of three words.
     """
     verdicts: list[tuple[str, str] | None] = []
     for text in texts(rows):
-        prose = _NOT_PROSE.sub(" ", text)
+        prose = " ".join(_NOT_PROSE.sub(" ", text[:3_000]).split())[:300]
         verdict = None
         if sum(map(str.isalpha, prose)) >= min_letters or (not prose.isascii() and sum(map(str.isalpha, prose)) >= 15):
             found, probability = _identifier().classify(prose)
@@ -363,22 +364,25 @@ def keep_language(rows, language: str = "en", min_probability: float = 0.8, min_
 
 
 _BOILERPLATE = re.compile(  # in small letters
-    r"all rights reserved|licensed under the|without (?:any )?warrant(?:y|ies)|permission is hereby granted|spdx-"
+    r"\b(?:all rights reserved|licensed under the|without (?:any )?warrant(?:y|ies)|permission is hereby granted|spdx-"
     r"|general public license|merchantability|redistribution and use in source|redistribute it|the above copyright"
-    r"|copyright (?:\(c\)|©|\d)|©|in no event shall|(?:distributed|provided) (?:under|on an|\"as is\")"
+    r"|copyright (?:\(c\)|©|\d)|in no event shall|(?:distributed|provided) (?:under|on an|\"as is\")"
     r"|automatically generated|auto-?generated (?:by|file|code)|file was generated|do not (?:edit|modify)"
     r"|(?:use|uses|accept|our|all) cookies|(?:cookie|privacy) (?:policy|settings)|newsletter|terms of (?:use|service)"
     r"|click here|sign up|(?:un)?subscribe (?:to our|at any|now|here)|enter your e-?mail|follow us"
     r"|skip to (?:main )?content|back to top"
-    r"|(?:enable javascript|javascript is disabled)|lorem ipsum|dolor sit amet|consectetur"
-    r"|^\W*(?:table of )?contents\W*$|(?:\. ?){4,}\s*\d+\s*$"
-    r"|intended only for the (?:addressee|recipient|use of)|received (?:it|this[\w ]*) in error"
+    r"|enable javascript|javascript is disabled|lorem ipsum|dolor sit amet|consectetur"
+    r"|intended only for the (?:addressee|recipient|use of)|received (?:it|this[\w ]*) in error)"
+    r"|©|^\W*(?:table of )?contents\W*$|(?:\. ?){4,}\s*\d+\s*$",
+    re.M,
 )
 _URL = re.compile(r"https?://\S+")
 _DOCTEST = re.compile(r"^[ \t]*(?:>>>|\.\.\. ).*\n?", re.M)
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _BLOB = re.compile(r"(?<![\w/:.])(?=\S{0,200}\d)(?:[A-Za-z0-9+/=_-]{60,}|(?:[0-9a-fA-F]{2}[ :]?){24,})(?![\w/.])")
-_NO_VOWEL = re.compile(r"[bcdfghjklmnpqrstvwxz]{5,}|^[bcdfghjklmnpqrstvwxz]{4}|[bcdfghjklmnpqrstvwxz]{4}$")
+_NO_VOWEL = re.compile(
+    r"^.*(?:[bcdfghjklmnpqrstvwxz]{5}|\b[bcdfghjklmnpqrstvwxz]{4}|[bcdfghjklmnpqrstvwxz]{4}\b)", re.M
+)
 _MIXED = re.compile(r"\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d[A-Za-z])[A-Za-z0-9]{4,}\b")  # 5jRz7kQw, but not Conv2d
 
 
@@ -402,17 +406,21 @@ def quality_problem(
     solid = "".join(text.split())
     if (letters := sum(map(str.isalpha, solid))) < min_letters * len(solid):
         return "symbols", f"{letters} letters of {len(solid)} characters"
-    lower = [word.lower() for word in _WORD.findall(_DOCTEST.sub("", text))]
+    prose = _URL.sub("", _DOCTEST.sub("", text)) if ">>>" in text or "://" in text else text
+    said = words if prose is text else _WORD.findall(prose)
+    lower = [word.lower() for word in said]
     runs = Counter(zip(lower, lower[1:], lower[2:], lower[3:], strict=False))
     if 8 <= len(lower) < 200 and len(set(lower)) < 0.15 * len(lower):
         return "repetition", f"{len(set(lower))} different words of {len(lower)}"
     if len(lower) >= 12 and (again := sum(runs.values()) - len(runs)) > max_repeated * sum(runs.values()):
         return "repetition", f"{again} of {sum(runs.values())} four-word runs"
-    plain = {word for word in _WORD.findall(_URL.sub("", text)) if word.islower() and len(word) > 3}
-    odd, mixed = sum(map(bool, map(_NO_VOWEL.search, plain))), len(_MIXED.findall(text))
+    plain = {word for word in said if len(word) > 3 and word.islower()}
+    odd, mixed = len(_NO_VOWEL.findall("\n".join(plain))), len(_MIXED.findall(prose))
     if (odd >= 3 and odd > 0.3 * len(plain)) or (mixed >= 3 and mixed > 0.5 * sum(len(t) > 3 for t in text.split())):
         return "gibberish", f"{odd + mixed} of {len(words)} words"
-    lines = [line for line in re.split(r"\n+|(?<=\w[.!?])\s+", text.lower()) if line.strip()]
+    if not _BOILERPLATE.search(small := text.lower()):
+        return None
+    lines = [line for line in re.split(r"\n+|(?<=\w[.!?])\s+", small) if line.strip()]
     notices = [line for line in lines if _BOILERPLATE.search(line)]
     if notices and len(notices) >= 0.5 * len(lines):
         return "boilerplate", notices[0].strip()[:80]

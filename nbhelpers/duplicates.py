@@ -50,6 +50,8 @@ def is_slip(a: str, b: str) -> bool:
         a, b = b, a
     if len(b) - len(a) > 1 or a == b or len(b) == 1:
         return False
+    if len(b) > 2 and a[:1] != b[:1] and a[-1:] != b[-1:]:  # a keystroke spares one end of all but the shortest words
+        return False
     start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
     if len(a) < len(b):
         moved, same = b[start], a[start:] == b[start + 1 :]
@@ -186,7 +188,7 @@ def repeated(rows, others: list, threshold: float = 0.95) -> list[tuple[str, flo
         for name, text in zip(ids, content, strict=True):
             owner.setdefault(_folded(text), name)
     content = cleaning.texts(rows)
-    near = index.add(list(rows["id"]), content, keep=False)
+    near = index.add(rows["id"][:], content, keep=False)
     exact = [owner.get(_folded(text)) for text in content]
     return [match if name is None else (name, 1.0) for name, match in zip(exact, near, strict=True)]
 
@@ -199,7 +201,7 @@ def drop_exact(rows, seen: dict[bytes, str] | None = None) -> Cleaned:
     """
     seen = {} if seen is None else seen
     verdicts: list[tuple[str, str] | None] = []
-    for name, text in zip(rows["id"], cleaning.texts(rows), strict=True):
+    for name, text in zip(rows["id"][:], cleaning.texts(rows), strict=True):
         key = _folded(text)
         verdicts.append(("exact duplicate", seen[key]) if key in seen else None)
         seen.setdefault(key, name)
@@ -213,7 +215,7 @@ def drop_near(rows, threshold: float = 0.95, seed: int = 0, index: DuplicateInde
         index: continues an earlier one, with its own threshold and seed.
     """
     index = index or DuplicateIndex(threshold, seed)
-    found = index.add(list(rows["id"]), cleaning.texts(rows))
+    found = index.add(rows["id"][:], cleaning.texts(rows))
     verdicts = [("near-duplicate", f"{match[0]} {match[1]:.3f}") if match else None for match in found]
     return cleaning.filtered("near-duplicates", rows, verdicts)
 
@@ -238,7 +240,7 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
     sets = evaluation if isinstance(evaluation, list) else [evaluation]
     owner: dict[int, str] = {}
     for held_out in sets:
-        for name, text in zip(held_out["id"], cleaning.texts(held_out), strict=True):
+        for name, text in zip(held_out["id"][:], cleaning.texts(held_out), strict=True):
             for run in runs(text, size):
                 owner.setdefault(run, name)
     shared = [{run for run in runs(text, size) if run in owner} for text in cleaning.texts(rows)]

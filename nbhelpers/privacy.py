@@ -132,26 +132,26 @@ _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291; `abc::def` in a
 # --- telephone ----------------------------------------------------------------------------------------------------
 
 _MAYBE_PHONE = re.compile(r"(?:\d[\s().\-/\u2010-\u2015]{0,4}){7}")
-_PHONE_CUE = re.compile(
-    r"(?:\btel\b|\bphone|telephone|\bcall(?:ed|ing|s)?\b|\bfax\b|mobile|\bcell\b|\bring\b|whatsapp|hotline|contact|\btext\b"
-    r"|\bdial|reach|\bsms\b|number is|\bext\b|☎|📞)[^\n]{0,24}$",
-    re.I,
+_CUE = (
+    r"(?:\btel\b|\bphone|telephone|\bcall(?:ed|ing|s)?\b|\bfax\b|mobile|\bcell\b|\bring\b|whatsapp|hotline|contact"
+    r"|\btext\b|\bdial|reach|\bsms\b|number is|\bext\b|☎|📞)[^\n]{0,24}"
 )
+_PHONE_CUE = re.compile(_CUE + "$", re.I)
+_CUED_NUMBER = re.compile(_CUE + r"?[\d(+]|\b00[1-9]", re.I)  # 00 is dialled before a country code
+_WRITTEN_NUMBER = re.compile(r"\+[\d(]|\d[-.) ]+\d{3}[-.]\d{4}")  # as in any country, or as in North America
 _NORTH_AMERICAN = re.compile(r"(?:\+?1[ .-])?(?:\(\d{3}\) ?|\d{3}-|\d{3}\.)\d{3}[-.]\d{4}(?: *(?:x|ext\.?) *\d+)?")
-_PHONE_SIGN = re.compile(  # without one of these there is nothing that would be accepted below
-    r"\+[\d(]|\b00\d|\d[-.) ]+\d{3}[-.]\d{4}|\btel\b|phone|\bcall|\bfax|mobile|\bcell\b|\bring\b|whatsapp|hotline"
-    r"|contact|\btext\b|\bdial|reach|\bsms\b|number is|\bext\b|\u260e|\U0001f4de",
-    re.I,
-)
 _REGIONS = ("US", "GB", "DE", "FR")  # national formats that are tried where there is no country code
 
 
 def _phones(text: str):
-    if not _MAYBE_PHONE.search(text) or not _PHONE_SIGN.search(text):
+    if not _MAYBE_PHONE.search(text):
+        return
+    cued = _CUED_NUMBER.search(text)
+    if not cued and not _WRITTEN_NUMBER.search(text):
         return
     import phonenumbers
 
-    for region in _REGIONS:
+    for region in _REGIONS if cued else _REGIONS[:1]:
         for match in phonenumbers.PhoneNumberMatcher(text, region):
             raw, before = match.raw_string, text[max(0, match.start - 40) : match.start]
             decimal = re.fullmatch(r"\+?[\d,]+\.\d+", raw) or before.endswith((".", "=", "#"))

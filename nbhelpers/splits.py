@@ -33,7 +33,7 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
         )
     if how != "random" and column not in rows.column_names:
         raise ParameterError(f"A {how} split needs a column; {column!r} is not one of {', '.join(rows.column_names)}.")
-    ids, values = list(rows["id"]), list(rows[column]) if how != "random" else [""] * len(rows)
+    ids, values = rows["id"][:], rows[column][:] if how != "random" else [""] * len(rows)
     if missing := [i for i, value in enumerate(values, 1) if value is None or value != value]:
         raise DataError(f"{len(missing)} rows have no {column} (first: row {missing[0]}); fill it or drop them.")
 

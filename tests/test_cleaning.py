@@ -59,9 +59,9 @@ def test_an_account_with_a_step_left_out_is_refused():
 
 
 def test_a_step_that_loses_a_row_cannot_be_made():
-    with pytest.raises(AssertionError, match="3 read .* != 2 kept"):
+    with pytest.raises(AssertionError, match=r"3 read .* != 2 kept"):
         Cleaned("lossy", table("a", "b"), 3)
-    with pytest.raises(AssertionError, match="2 read .* != 2 kept .* 1 dropped"):
+    with pytest.raises(AssertionError, match=r"2 read .* != 2 kept .* 1 dropped"):
         Cleaned("double", table("a", "b"), 2, [("0", "dropped", "reason", "")])
 
 
