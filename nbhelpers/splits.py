@@ -1,6 +1,8 @@
 """Which rows are trained on and which are held out, how the kinds of rows are balanced, and the proof of no leak."""
 
+import bisect
 import hashlib
+import itertools
 import math
 from collections import Counter
 from typing import Any
@@ -92,6 +94,13 @@ def prove_disjoint(train, test, threshold: float = 0.95) -> dict[str, int]:
     return {"train": len(train), "test": len(test), "leaked": 0}
 
 
+def length_class(rows, limits: tuple[int, ...] = (25, 50, 100, 200)) -> list[str]:
+    """For each row the class of its length in words, `26-50`: a column to balance or stratify by."""
+    bounds = [0, *sorted(limits)]
+    names = [f"{low + 1}-{high}" for low, high in itertools.pairwise(bounds)] + [f"over {bounds[-1]}"]
+    return [names[bisect.bisect_left(bounds[1:], len(text.split()))] for text in cleaning.texts(rows)]
+
+
 def balance(rows, column: str, how: str = "under", most: float = 1.0, seed: int = 0) -> Cleaned:
     """Rows with the values of `column` in balance.
 
@@ -140,10 +149,12 @@ def balance(rows, column: str, how: str = "under", most: float = 1.0, seed: int 
         by_value.setdefault(values[i], []).append(i)
     extra = [(members[k % len(members)], k // len(members)) for members in by_value.values()
              for k in range(len(members), int(max(target, len(members))))]  # fmt: skip
+    if not extra:
+        return Cleaned("balance", rows, len(rows))
     copies = rows.select([i for i, _ in extra])
     names = [f"{rows[i]['id']} copy {turn}" for i, turn in extra]
     copies = copies.remove_columns("id").add_column("id", names).select_columns(rows.column_names)
-    both = datasets.concatenate_datasets([rows, copies.cast(rows.features)]) if extra else rows
+    both = datasets.concatenate_datasets([rows, copies.cast(rows.features)])
     return Cleaned(
         "balance", both, len(rows), [(name, "added", f"repeated for balance of {column}", "") for name in names]
     )

@@ -341,3 +341,17 @@ def test_rows_that_balance_adds_are_in_the_account():
     account = cleaning.account([over, cleaning.redact(over.rows)])
     assert account.added.tolist() == [2, 0]
     assert (account.read + account.added == account.kept + account.dropped).all()
+
+
+def test_lengths_fall_into_classes_by_words():
+    data = Dataset.from_list([{"id": str(n), "text": "word " * n} for n in (1, 25, 26, 200, 201)])
+    assert splits.length_class(data) == ["1-25", "1-25", "26-50", "101-200", "over 200"]
+    assert splits.length_class(data, (100,)) == ["1-100"] * 3 + ["over 100"] * 2
+
+
+def test_over_sampling_what_is_in_balance_changes_nothing_also_after_a_column_was_added():
+    data = Dataset.from_list([{"id": str(i), "text": "a b", "task": "x"} for i in range(4)]).select([2, 0, 3])
+    data = data.add_column("length", splits.length_class(data))
+    found = splits.balance(data, "task", "over")
+    assert found.rows.to_list() == data.to_list()
+    assert found.log == []

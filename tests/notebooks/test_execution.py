@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from nbhelpers import sources
 from nbhelpers.profiles import PROFILES
 from nbhelpers.run import repository_root
 from nbhelpers.suite import reference_is_current
@@ -43,6 +44,59 @@ def test_runs_under_smoke_without_a_network(path, tmp_path):
         for output in cell.get("outputs", []):
             assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {}), cell.id
             assert output.get("name") != "stderr", f"{cell.id}: {output.get('text', '')[:300]}"
+
+
+QUESTIONS = [
+    (f"How does part {i} of machine {i * 7} work?", f"It turns wheel {i} by {i * 3} degrees.") for i in range(60)
+]
+
+
+def csv_with_names_of_its_own(folder):
+    lines = ["id,headline,body,year", *(f'{i},"{q}","{a}",{1900 + i}' for i, (q, a) in enumerate(QUESTIONS))]
+    (folder / "rows.csv").write_text("\n".join([*lines, '60,"",no question,1960', '61,"How?","",1961']) + "\n")
+    return "rows.csv", (
+        "-p",
+        "columns",
+        "headline=prompt, body=completion",
+        "-p",
+        "split",
+        "temporal",
+        "-p",
+        "split_column",
+        "year",
+    )
+
+
+def sharegpt_with_broken_rows(folder):
+    rows = [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in QUESTIONS]
+    broken = [rows[0][:1], [], [{"from": "nobody", "value": "?"}], "text", None]
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"conversations": r}) + "\n" for r in rows + broken))
+    return "rows.jsonl", ()
+
+
+@pytest.mark.parametrize("make", [csv_with_names_of_its_own, sharegpt_with_broken_rows], ids=lambda make: make.__name__)
+def test_a_file_of_ones_own_is_cleaned_by_parameter_alone(make, tmp_path):
+    name, arguments = make(tmp_path)
+    arguments = (
+        "-p",
+        "profile",
+        "smoke",
+        "-p",
+        "planted_defects",
+        "20",
+        "-p",
+        "dataset",
+        str(tmp_path / name),
+        *arguments,
+    )
+    done, _ = papermill(ROOT / "notebooks" / "01_data_preparation.ipynb", tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    folder = tmp_path / "outputs" / "test" / "01_data_preparation"
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert metrics["rows.schema"]["value"] == len(QUESTIONS)  # the broken rows were dropped, and counted:
+    assert metrics["rows.schema"]["n"] == len(QUESTIONS) + (2 if name == "rows.csv" else 5)
+    source = sources.load(str(folder / "artifacts" / "dataset"))
+    assert len(source.train) > len(source.test) > 0
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
