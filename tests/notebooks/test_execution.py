@@ -107,9 +107,9 @@ def test_solutions_run(path, tmp_path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_an_unknown_parameter_is_refused_and_nothing_written(path, tmp_path):
-    done, _ = papermill(path, tmp_path, "-p", "profile", "smoke", "-p", "max_stepz", "5")
+    done, _ = papermill(path, tmp_path, "-p", "profile", "smoke", "-p", "seedz", "5")
     assert done.returncode != 0
-    assert "max_stepz is not a parameter of this notebook; did you mean max_steps?" in done.stderr
+    assert "seedz is not a parameter of this notebook; did you mean seed?" in done.stderr
     assert not (tmp_path / "outputs").exists()
 
 
