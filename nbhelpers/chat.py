@@ -23,6 +23,7 @@ SHAPES = {
     "alpaca": {"instruction", "output"},
     "text": {"text"},
 }  # shape -> the columns it is recognised by, most specific first
+_LOST = ("tool_calls", "function_call", "thinking", "reasoning_content", "images", "audio")  # keys of a turn
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -54,19 +55,40 @@ def _turns(prompt, completion) -> list[dict]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
 
 
-def to_messages(row: dict, shape: str) -> list[dict]:
-    """The turns of one row of a known shape, checked: roles known, contents text, the last turn the assistant's.
+def _history(pairs) -> list[dict]:
+    """Earlier turns of an Alpaca row as LLaMA-Factory writes them: a list of [question, answer]."""
+    pairs = pairs or []
+    if not isinstance(pairs, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
+        raise DataError(f"history is {pairs!r:.60}, expected a list of [question, answer]", "bad history")
+    return [turn for question, answer in pairs for turn in _turns(question, answer)]
+
+
+def refuse_tools(row: dict) -> None:
+    """Raises DataError where a row declares tools, which plain turns cannot call."""
+    if row.get("tools"):
+        raise DataError("the row declares tools, which plain turns cannot call", "tools")
+
+
+def to_messages(row: dict, shape: str, weights: bool = False) -> list[dict]:
+    """The turns of one row of a known shape, checked as `check_messages` does; nothing that is trained is left out.
+
+    The `system` column of Alpaca and ShareGPT rows becomes the first turn, the `history` of Alpaca rows the turns
+    before the question.
+
+    Args:
+        weights: as in `check_messages`.
 
     Raises:
         DataError: says what is wrong with this row; the caller adds which row it is.
     """
+    refuse_tools(row)
     if shape == "messages":
         messages = row["messages"]
     elif shape == "sharegpt":
         if not isinstance(row["conversations"], list):
             raise DataError(f"conversations is {type(row['conversations']).__name__}, expected a list of turns")
         messages = [
-            {"role": _SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
+            turn | {"role": _SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
             if isinstance(turn, dict) and isinstance(turn.get("from"), str)
             else turn
             for turn in row["conversations"]
@@ -79,16 +101,23 @@ def to_messages(row: dict, shape: str) -> list[dict]:
                 raise DataError(f"{name} is {row[name]!r:.60}, expected text", "content is not text")
         extra = f"\n\n{row['input']}" if row.get("input") else ""
         messages = _turns(f"{row['instruction']}{extra}" if row["instruction"] else None, row["output"])
+        messages = _history(row.get("history")) + messages
     else:
         raise DataError(f"{shape} rows hold no question with one answer; supervised tuning needs messages")
-    return check_messages(messages)
+    if row.get("system") and shape in ("alpaca", "sharegpt"):
+        messages = [{"role": "system", "content": row["system"]}, *messages]
+    return check_messages(messages, weights)
 
 
-def check_messages(messages) -> list[dict]:
+def check_messages(messages, weights: bool = False) -> list[dict]:
     """The same messages, as plain `{"role", "content"}` turns.
 
-    Raises DataError on the first turn that cannot be used: of no known role, without text, a system turn that is not
-    the first, two turns in a row of the user or of the assistant, no answer at the end.
+    Args:
+        weights: keep OpenAI's `weight` 0, an answer not to be trained, as a key of its turn instead of refusing it.
+
+    Raises DataError on the first turn that cannot be used: of no known role, with what a plain turn cannot say (tool
+    calls, images, ...), without text, of a weight other than 1, a system turn that is not the first, two turns in a
+    row of the user or of the assistant, no answer at the end, none that is trained.
     """
     if not isinstance(messages, list) or not messages:
         raise DataError(f"messages is {messages!r:.60}, expected a list of turns", "no messages")
@@ -97,10 +126,19 @@ def check_messages(messages) -> list[dict]:
         if not isinstance(turn, dict) or turn.get("role") not in ROLES:
             kind = "unknown role" if isinstance(turn, dict) else "not a turn"
             raise DataError(f"turn {i} is {turn!r:.60}, expected a role of {', '.join(ROLES)}", kind)
-        role, content = turn["role"], turn.get("content")
+        role, content, weight = turn["role"], turn.get("content"), turn.get("weight")
+        if lost := [key for key in _LOST if turn.get(key)]:
+            raise DataError(f"turn {i} has {', '.join(lost)}, which a plain turn cannot say", "more than plain turns")
         if not isinstance(content, str) or is_blank(content):
             kind = "empty turn" if content is None or isinstance(content, str) else "content is not text"
             raise DataError(f"turn {i} ({role}) has content {content!r:.60}, expected text", kind)
+        if weight not in (None, 0, 1):
+            raise DataError(f"turn {i} has weight {weight!r:.60}, expected 0 or 1", "bad weight")
+        if weight == 0 and role == "assistant" and not weights:
+            raise DataError(
+                f"turn {i} has weight 0, while every answer here is trained; remove the row, or the key to train it",
+                "an answer of weight 0",
+            )
         if role == "system" and i > 0:
             raise DataError(f"turn {i} is a system turn; only the first may be one", "system not first")
         if role == before and role in ("user", "assistant"):
@@ -108,7 +146,13 @@ def check_messages(messages) -> list[dict]:
         before = role
     if before != "assistant":
         raise DataError(f"the last turn is the {before}'s; there is no answer to learn", "no answer at the end")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in messages]
+    out = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
+    untrained = [i for i, turn in enumerate(messages) if turn["role"] == "assistant" and turn.get("weight") == 0]
+    if len(untrained) == sum(turn["role"] == "assistant" for turn in out):
+        raise DataError("every answer has weight 0; there is none to learn", "no answer to learn")
+    for i in untrained:
+        out[i]["weight"] = 0
+    return out
 
 
 def render(messages: list[dict], tokenizer, add_generation_prompt: bool = False) -> str:
@@ -178,7 +222,7 @@ def encode_rows(rows, tokenizer, max_length: int) -> Encoded:
         max_length: tokens a row, prompt and answer together.
 
     Raises:
-        DataError: not one row fits; names the length of the shortest.
+        DataError: there is no row, or not one fits; names the length of the shortest.
         AuditError: as `encode`, with the row's number, counted from 1.
     """
     import datasets
@@ -189,6 +233,8 @@ def encode_rows(rows, tokenizer, max_length: int) -> Encoded:
             encoded.append(row | encode(row["messages"], tokenizer))
         except AuditError as error:
             raise AuditError(f"Row {row.get('id', number)}: {error}") from None
+    if not encoded:
+        raise DataError("There is no row to encode.")
     lengths = [len(row["input_ids"]) for row in encoded]
     fits = [i for i, length in enumerate(lengths) if length <= max_length]
     if not fits:

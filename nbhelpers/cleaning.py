@@ -109,11 +109,17 @@ def filtered(step: str, rows, verdicts: list[tuple[str, str] | None]) -> Cleaned
     return Cleaned(step, rows if len(kept) == len(ids) else rows.select(kept), len(ids), log)
 
 
-def rewritten(step: str, rows, rewrite: Callable[[str], tuple[str, list[str]]]) -> Cleaned:
-    """All rows, each text through `rewrite`, which gives the new text and the reasons it changed; ditto `reference`."""
+def rewritten(
+    step: str, rows, rewrite: Callable[[str], tuple[str, list[str]]], columns=("text", "reference")
+) -> Cleaned:
+    """All rows, the turns of their messages and the texts in `columns` through `rewrite`.
+
+    Args:
+        rewrite: gives the new text and the reasons it changed, none where it did not.
+    """
     import datasets
 
-    columns = rows[:]
+    names, columns = columns, rows[:]
     reasons: list[set[str]] = [set() for _ in columns["id"]]
 
     def new(i: int, text: str) -> str:
@@ -121,7 +127,7 @@ def rewritten(step: str, rows, rewrite: Callable[[str], tuple[str, list[str]]]) 
         reasons[i].update(why)
         return after
 
-    for name in {"text", "reference"} & columns.keys():
+    for name in columns.keys() & set(names):
         columns[name] = [new(i, text) if isinstance(text, str) else text for i, text in enumerate(columns[name])]
     if "messages" in columns:
         columns["messages"] = [
@@ -135,7 +141,7 @@ def rewritten(step: str, rows, rewrite: Callable[[str], tuple[str, list[str]]]) 
 
 # --- schema -------------------------------------------------------------------------------------------------------
 
-_OWN_COLUMNS = {"id", "input"}.union(*chat.SHAPES.values())
+_OWN_COLUMNS = {"id", "input", "system", "history", "tools"}.union(*chat.SHAPES.values())
 
 
 def shape_of(raw: Iterable) -> str:
@@ -149,7 +155,8 @@ def validate(
 ) -> Cleaned:
     """Rows with an `id` and `text` or `messages` from rows of one shape; what is broken is dropped with its number.
 
-    An id that is missing or was there before becomes `row-<number>`. Other columns stay where they are text.
+    An id that is missing or was there before becomes `row-<number>`. Other columns stay where they are text, numbers
+    or truth values; a column of several kinds becomes text.
 
     Args:
         raw: rows as they were read, in any shape that `chat.recognise` knows.
@@ -158,7 +165,7 @@ def validate(
         seen: ids that are taken; pass the same set again to continue over further rows.
 
     Raises:
-        DataError: no row has a known shape.
+        DataError: no row has a known shape, or the rows are preference pairs.
         ParameterError: there is no such shape.
     """
     import datasets
@@ -167,13 +174,19 @@ def validate(
     shape = shape_of(raw[:1_000]) if shape is None else shape
     if shape not in chat.SHAPES:
         raise ParameterError(f"shape={shape!r} is not one of {', '.join(chat.SHAPES)}.")
+    if shape == "preference":
+        raise DataError(
+            "The rows are preference pairs (chosen, rejected), of which each side would have to be cleaned alike. To "
+            "clean the preferred side, name it: columns='chosen=messages', or 'chosen=completion' beside a prompt."
+        )
     rows, log = [], []
     for number, row in enumerate(raw, first_number):
         name = _name(row, number, seen)
         seen.add(name)
         try:
             content = chat.content_of(row, shape)
-            extra = {key: row[key] for key in row.keys() - _OWN_COLUMNS if type(key) is type(row[key]) is str}
+            extra = {key: row[key] for key in row.keys() - _OWN_COLUMNS if type(row[key]) in (str, int, float, bool)}
+            extra = {key: value for key, value in extra.items() if type(key) is str}
             json.dumps([extra, content], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             log.append((name, "dropped", "half a character", f"row {number}: {error.object[error.start]!a}"))
@@ -184,8 +197,14 @@ def validate(
     text = datasets.Value("string")
     messages = datasets.List({"role": text, "content": text})
     features = {"id": text} | ({"text": text} if shape == "text" else {"messages": messages, "reference": text})
-    features |= dict.fromkeys(sorted({key for row in rows for key in row} - features.keys()), text)
     columns = {column: [row.get(column) for row in rows] for column in features}
+    for column in sorted({key for row in rows for key in row} - features.keys()):
+        values = [row.get(column) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        whole = kinds == {int} and all(value is None or abs(value) < 2**63 for value in values)
+        kind = "bool" if kinds == {bool} else "int64" if whole else "float64" if kinds == {float} else "string"
+        features[column] = datasets.Value(kind)
+        columns[column] = [v if v is None or kind != "string" else str(v) for v in values]
     return Cleaned("schema", datasets.Dataset.from_dict(columns, datasets.Features(features)), len(raw), log)
 
 
@@ -211,6 +230,25 @@ _PAIRED = (
     "p|b|i|u|em|strong|a|div|span|code|pre|ul|ol|li|tt|h[1-6]|table|tr|td|th|tbody|thead|sup|sub|blockquote|small|font"
     "|center|html|body|dl|dt|dd|script|style|kbd|var|samp|del|ins|mark|abbr|cite|q|s|strike"
 )
+_BLOCKS = {
+    "p",
+    "div",
+    "li",
+    "ul",
+    "ol",
+    "td",
+    "th",
+    "tr",
+    "table",
+    "blockquote",
+    "pre",
+    "dt",
+    "dd",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+}
 _VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+)"
 _TAG = re.compile(rf"<(/?)({_PAIRED}|br|hr|img)((?:\s+[\w:-]+(?:\s*=\s*{_VALUE})?)*)\s*/?>", re.I)
 _BLOCK = re.compile(r"```.*?```|^[ \t]*>>>.*?(?=\n[ \t]*$|\Z)", re.M | re.S)  # a session ends with an empty line
@@ -236,6 +274,7 @@ def _outside(code: re.Pattern, text: str, change: Callable[[str], str]) -> str:
 
 
 def _without_tags(text: str) -> str:
+    text = re.sub(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", "", text, flags=re.S | re.I)
     text = re.sub(r"(?<![ \t])[ \t]+(?=<li\b)", "", text)
     names = Counter((match[2].lower(), bool(match[1])) for match in _TAG.finditer(text))
 
@@ -246,6 +285,8 @@ def _without_tags(text: str) -> str:
             return match[0]  # `<p>` alone is more often a placeholder than a paragraph
         if name == "br":
             return "\n"
+        if closing and name in _BLOCKS and text[match.end() : match.end() + 1].strip():  # what stood apart stays apart
+            return " " if name in ("td", "th") else "\n"
         return "- " if name == "li" and not closing else ""
 
     return _TAG.sub(replace, text)
@@ -351,6 +392,8 @@ def keep_language(rows, language: str = "en", min_probability: float = 0.8, min_
     fewer than `min_letters` letters of it (15 where some are not ASCII, which tells more) are kept: nobody can tell
     the language of three words.
     """
+    if language not in (known := _identifier().labels):
+        raise ParameterError(f"language={language!r} is not one of the ISO 639-1 codes {', '.join(sorted(known))}.")
     verdicts: list[tuple[str, str] | None] = []
     for text in texts(rows):
         prose = " ".join(_NOT_PROSE.sub(" ", text[:3_000]).split())[:300]
@@ -367,10 +410,11 @@ _BOILERPLATE = re.compile(  # in small letters
     r"\b(?:all rights reserved|licensed under the|without (?:any )?warrant(?:y|ies)|permission is hereby granted|spdx-"
     r"|general public license|merchantability|redistribution and use in source|redistribute it|the above copyright"
     r"|copyright (?:\(c\)|©|\d)|in no event shall|(?:distributed|provided) (?:under|on an|\"as is\")"
-    r"|automatically generated|auto-?generated (?:by|file|code)|file was generated|do not (?:edit|modify)"
-    r"|(?:use|uses|accept|our|all) cookies|(?:cookie|privacy) (?:policy|settings)|newsletter|terms of (?:use|service)"
-    r"|click here|sign up|(?:un)?subscribe (?:to our|at any|now|here)|enter your e-?mail|follow us"
-    r"|skip to (?:main )?content|back to top"
+    r"|automatically generated|auto-?generated (?:by|file|code)|file was generated"
+    r"|do not (?:edit|modify)(?: this| manually| by hand\.|[.!]|$)|(?:use|uses|accept|our|all) cookies"
+    r"|(?:cookie|privacy) (?:policy|settings)|our newsletter|terms of (?:use|service)|click here"
+    r"|sign up(?: now| today| for our|$)|(?:un)?subscribe (?:to our|at any|now|here)|enter your e-?mail"
+    r"|follow us|skip to (?:main )?content|back to top"
     r"|enable javascript|javascript is disabled|lorem ipsum|dolor sit amet|consectetur"
     r"|intended only for the (?:addressee|recipient|use of)|received (?:it|this[\w ]*) in error)"
     r"|©|^\W*(?:table of )?contents\W*$|(?:\. ?){4,}\s*\d+\s*$",
@@ -378,6 +422,7 @@ _BOILERPLATE = re.compile(  # in small letters
 )
 _URL = re.compile(r"https?://\S+")
 _DOCTEST = re.compile(r"^[ \t]*(?:>>>|\.\.\. ).*\n?", re.M)
+_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # a word, number or CJK sign
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _BLOB = re.compile(r"(?<![\w/:.])(?=\S{0,200}\d)(?:[A-Za-z0-9+/=_-]{60,}|(?:[0-9a-fA-F]{2}[ :]?){24,})(?![\w/.])")
 _NO_VOWEL = re.compile(
@@ -397,8 +442,8 @@ def quality_problem(
     MassiveText (Rae et al. 2021, appendix A), with limits for technical text.
     """
     words = _WORD.findall(text)
-    if len(words) < min_words:
-        return "too short", f"{len(words)} words"
+    if len(words) < min_words and (tokens := len(_TOKEN.findall(text))) < min_words:
+        return "too short", f"{tokens} words"
     if len(words) > max_words:
         return "too long", f"{len(words)} words"
     if len(text) > 60 and (blob := sum(len(match[0]) for match in _BLOB.finditer(text))) > 0.4 * len(text):
@@ -433,7 +478,10 @@ def filter_quality(rows, **limits) -> Cleaned:
 
 
 def redact(rows, find: Callable[[str], list[privacy.Span]] = privacy.find) -> Cleaned:
-    """Personal data and secrets replaced by their kind, `[EMAIL]`; the reasons logged are the kinds."""
+    """Personal data and secrets replaced by their kind, `[EMAIL]`, in every column of text; the reasons are the kinds.
+
+    An id with such data in it is redacted too, and numbered so that it stays the only one.
+    """
 
     def rewrite(text: str) -> tuple[str, list[str]]:
         kinds = []
@@ -445,7 +493,17 @@ def redact(rows, find: Callable[[str], list[privacy.Span]] = privacy.find) -> Cl
     def placed(around: str, kinds: list[str]) -> bool:
         return any(f"[{kind}]" in around for kind in kinds)
 
-    return rewritten("redact", rows, rewrite)
+    named = {name: f"{rewrite(name)[0]} {number}" for number, name in enumerate(rows["id"][:], 1) if find(name)}
+    if named:
+        ids = [named.get(name, name) for name in rows["id"][:]]
+        rows = rows.remove_columns("id").add_column("id", ids).select_columns(rows.column_names)
+    step = rewritten(
+        "redact",
+        rows,
+        rewrite,
+        [name for name in rows.column_names if name != "id" and getattr(rows.features[name], "dtype", "") == "string"],
+    )
+    return Cleaned(step.step, step.rows, step.read, [*step.log, *((n, "changed", "id", "") for n in named.values())])
 
 
 # --- more rows than memory ----------------------------------------------------------------------------------------

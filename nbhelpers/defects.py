@@ -214,8 +214,9 @@ def duplicates(rows: list[dict], seed: int, count: int) -> Planted:
     """Copies of rows in the 13 families of `COPIES`, and texts that only resemble a row.
 
     Word swaps and edits come at 1, 2, 5 and 10 % of the words, at least one, after the perturbations of EDA (Wei and
-    Zou 2019). Hard negatives, which must be kept: a row in which 30 to 50 % of the words are others of the corpus; the
-    first half of one row with the second half of another; one template with other words in a quarter of its places.
+    Zou 2019). Hard negatives, which must be kept: a row in which 30 to 50 %, or 8 to 15 % of the words are others of
+    the corpus; the first half of one row with the second half of another; one template with other words in a quarter
+    of its places.
 
     Truth: id of the copy -> id of the row it copies. A step may just as well drop the row and keep its copy.
 
@@ -235,8 +236,8 @@ def duplicates(rows: list[dict], seed: int, count: int) -> Planted:
         row = by_length[place]
         words = row["text"].split()
         if i % 3 == 0:
-            family = "not: other words"
-            for j in rng.sample(range(len(words)), round(rng.uniform(0.3, 0.5) * len(words))):
+            family, share = ("not: many other words", (0.3, 0.5)) if i % 2 else ("not: some other words", (0.08, 0.15))
+            for j in rng.sample(range(len(words)), max(2, round(rng.uniform(*share) * len(words)))):
                 words[j] = rng.choice([w for w in rng.sample(vocabulary, 2) if w != words[j]])
         elif i % 3 == 1:
             family, half = "not: same first half", len(words) // 2

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from nbhelpers import cleaning
+from nbhelpers import chat, cleaning
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import ParameterError
 
@@ -180,17 +180,33 @@ def _folded(text: str) -> bytes:
 
 
 def repeated(rows, others: list, threshold: float = 0.95) -> list[tuple[str, float] | None]:
-    """For each row the `(id, similarity)` of the row in the Datasets `others` that it repeats, exactly or nearly."""
-    index, owner = DuplicateIndex(threshold), {}
+    """For each row the `(id, similarity)` of the row in the Datasets `others` that it repeats, exactly or nearly.
+
+    Stricter than `drop_near`, since a leak costs more than a row: texts from five words on are compared nearly, shorter
+    ones without case and punctuation, and of conversations the questions alone as well.
+    """
+    index, owner = DuplicateIndex(threshold, min_words=5), {}
     for other in others:
-        ids, content = list(other["id"]), cleaning.texts(other)
+        ids, content = other["id"][:], cleaning.texts(other)
         index.add(ids, content, compare=False)
-        for name, text in zip(ids, content, strict=True):
-            owner.setdefault(_folded(text), name)
+        for keys in (map(_said, content), _questions(other)):
+            for key, name in zip(keys, ids, strict=False):
+                owner.setdefault(key, name)
     content = cleaning.texts(rows)
     near = index.add(rows["id"][:], content, keep=False)
-    exact = [owner.get(_folded(text)) for text in content]
+    asked = _questions(rows) or [None] * len(content)
+    exact = [owner.get(_said(text), owner.get(key)) for text, key in zip(content, asked, strict=True)]
     return [match if name is None else (name, 1.0) for name, match in zip(exact, near, strict=True)]
+
+
+def _said(text: str) -> tuple[str, ...]:
+    """The words and signs of a text in their order, without the punctuation of sentences."""
+    return tuple(re.findall(r"\w+|[^\w\s.,;:!?'\"()`]", text.casefold()))
+
+
+def _questions(rows) -> list[str]:
+    """Of each conversation what stands before its answer; none for plain texts."""
+    return [chat.fold(messages) for messages in rows["messages"][:]] if "messages" in rows.column_names else []
 
 
 def drop_exact(rows, seen: dict[bytes, str] | None = None) -> Cleaned:
@@ -227,7 +243,7 @@ def runs(text: str, size: int) -> list[int]:
 
 
 def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, common: int = 3) -> Cleaned:
-    """Drop rows that hold a run of `size` words of an evaluation row, or that repeat one exactly or nearly.
+    """Drop rows that hold a run of `size` words of an evaluation row or half of its runs, or that repeat one.
 
     Runs of 13 words are the measure of Brown et al. (2020, appendix C). What is left passes `splits.prove_disjoint`.
 
@@ -235,7 +251,7 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
         rows: without duplicates, so that `common` counts different texts.
         evaluation: a Dataset or a list of Datasets, benchmarks and held-out rows alike.
         common: a run that more than so many of `rows` hold is the wording of a template, such as the instruction of a
-            task or the headings of a form, and no sign of a leak.
+            task or the headings of a form, and alone no sign of a leak; half of an evaluation row always is one.
     """
     sets = evaluation if isinstance(evaluation, list) else [evaluation]
     owner: dict[int, str] = {}
@@ -246,8 +262,10 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
     shared = [{run for run in runs(text, size) if run in owner} for text in cleaning.texts(rows)]
     held_by = Counter(run for found in shared for run in found)
     verdicts: list[tuple[str, str] | None] = []
+    size_of = Counter(owner.values())
     for found, match in zip(shared, repeated(rows, sets, threshold), strict=True):
         owners = Counter(owner[run] for run in found if held_by[run] <= common)
+        owners += Counter({n: k for n, k in Counter(owner[run] for run in found).items() if k >= 0.5 * size_of[n]})
         if owners:
             name, count = owners.most_common(1)[0]
             verdicts.append((f"{size} words of an evaluation row", f"{name}, {count} runs"))

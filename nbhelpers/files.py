@@ -107,15 +107,27 @@ def _read_json(path: Path) -> list[dict]:
     return content
 
 
+def _next_row(reader: csv.DictReader) -> dict | None:
+    """The next row, with cells of any size: the limit is the whole process's, so it is lifted for this row only."""
+    limit = csv.field_size_limit(2**31 - 1)  # the most that every platform takes
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)
+
+
 def _read_csv(path: Path) -> Iterator[dict]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        header = re.sub('"[^"]*"', "", file.readline())
+        separator = max(",;\t", key=header.count)  # a comma where there is none
+        file.seek(0)
+        reader = csv.DictReader(file, strict=True, delimiter=separator)
         try:
-            for row in reader:
+            while (row := _next_row(reader)) is not None:
                 if None in row or None in row.values():
                     raise DataError(
                         f"{path}, line {reader.line_num}: this row has not the {len(reader.fieldnames)} columns of the "
-                        "header. Quote a cell that holds a comma or a line break."
+                        f"header. Quote a cell that holds the separator {separator!r} or a line break."
                     )
                 yield row
         except csv.Error as error:
@@ -157,7 +169,8 @@ def renamed(rows: list[dict], columns: str = "") -> list[dict]:
         columns: pairs `theirs=ours`, parted by commas. Where it is empty and the columns make no known shape, those of
             `ALIASES` are taken, if they give a whole one.
 
-    Raises DataError: `columns` cannot be read, or names a column that the first row has not.
+    Raises DataError: `columns` cannot be read, or names a column that the first row has not; two columns of a row
+    would have one name.
     """
     if columns:
         pairs = [tuple(map(str.strip, pair.split("="))) for pair in columns.split(",")]
@@ -172,6 +185,15 @@ def renamed(rows: list[dict], columns: str = "") -> list[dict]:
         return rows
     else:
         names = {theirs: ours for theirs, ours in ALIASES.items() if theirs in rows[0]}
-        if len(set(names.values())) < len(names) or not chat.known_shape(set(names.values())):
+        if len({names.get(key, key) for key in rows[0]}) < len(rows[0]) or not chat.known_shape(set(names.values())):
             return rows
-    return [{names.get(key, key): value for key, value in row.items()} for row in rows]
+    return [_renamed(row, names) for row in rows]
+
+
+def _renamed(row: dict, names: dict[str, str]) -> dict:
+    out = {names.get(key, key): value for key, value in row.items()}
+    if len(out) < len(row):
+        new = next(ours for ours in names.values() if sum(names.get(key, key) == ours for key in row) > 1)
+        both = " and ".join(f"{key!r:.60}" for key in row if names.get(key, key) == new)
+        raise DataError(f"The columns {both} would both be called {new!r:.60}. Give one of them another name.")
+    return out

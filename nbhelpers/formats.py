@@ -20,7 +20,6 @@ OPENAI_MINIMUM = 10  # examples; https://developers.openai.com/api/docs/guides/s
 
 _OPENAI_PAIR = {"input", "preferred_output", "non_preferred_output"}
 _OWN_COLUMNS = {"system", "history", "tools", "parallel_tool_calls", *_OPENAI_PAIR}.union(*chat.SHAPES.values())
-_LOST = ("tool_calls", "function_call", "thinking", "reasoning_content", "images", "audio")  # keys of a turn
 _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}  # role -> ShareGPT's name
 
 
@@ -58,8 +57,7 @@ def normal_form(row: dict) -> dict:
     """
     columns = {name for name, value in row.items() if value is not None}
     shape = "openai preference" if columns >= _OPENAI_PAIR else chat.recognise(columns)
-    if row.get("tools"):
-        raise DataError("the row declares tools, which plain turns cannot call", "tools")
+    chat.refuse_tools(row)
     if shape == "openai preference":
         given = row["input"]
         if not isinstance(given, dict) or given.get("tools"):
@@ -69,45 +67,13 @@ def normal_form(row: dict) -> dict:
         return _pair(given.get("messages"), row["preferred_output"], row["non_preferred_output"])
     if shape == "preference":
         return _pair(row.get("prompt"), row["chosen"], row["rejected"])
-    before = [_turn("system", row["system"])] if row.get("system") and shape in ("alpaca", "sharegpt") else []
-    before += _history(row.get("history")) if shape == "alpaca" else []
-    messages = chat.to_messages(row, shape)
-    given = {"messages": "messages", "sharegpt": "conversations"}.get(shape)
-    if given:
-        messages = _whole(messages, row[given])
-    elif shape == "prompt/completion" and isinstance(row["prompt"], list):
-        messages = _whole(messages, [*row["prompt"], *row["completion"]])
-    if before:
-        chat.check_messages([*before, *messages])
-    _encodable([*before, *messages])
-    return {"messages": [*before, *messages]}
+    messages = chat.to_messages(row, shape, weights=True)
+    _encodable(messages)
+    return {"messages": messages}
 
 
 def _turn(role: str, content) -> dict:
     return {"role": role, "content": content}
-
-
-def _history(pairs) -> list[dict]:
-    """Earlier turns of an Alpaca row as LLaMA-Factory writes them: a list of [question, answer]."""
-    if not isinstance(pairs or [], list) or any(not isinstance(p, list | tuple) or len(p) != 2 for p in pairs or []):
-        raise DataError(f"history is {pairs!r:.60}, expected a list of [question, answer]", "bad history")
-    return [_turn(role, text) for pair in pairs or [] for role, text in zip(("user", "assistant"), pair, strict=True)]
-
-
-def _whole(messages: list[dict], given: list[dict]) -> list[dict]:
-    """`messages` with the weights of the turns they were read from. Raises DataError where a turn says more."""
-    out = []
-    for i, (turn, source) in enumerate(zip(messages, given, strict=True)):
-        lost = [key for key in _LOST if source.get(key)]
-        if lost:
-            raise DataError(f"turn {i} has {', '.join(lost)}, which a plain turn cannot say", "more than plain turns")
-        weight = source.get("weight")
-        if weight not in (None, 0, 1):
-            raise DataError(f"turn {i} has weight {weight!r:.60}, expected 0 or 1", "bad weight")
-        out.append(turn | {"weight": 0} if weight == 0 and turn["role"] == "assistant" else turn)
-    if all("weight" in turn for turn in out if turn["role"] == "assistant"):
-        raise DataError("every answer has weight 0; there is none to learn", "no answer to learn")
-    return out
 
 
 def _pair(prompt, chosen, rejected) -> dict:
@@ -123,9 +89,7 @@ def _pair(prompt, chosen, rejected) -> dict:
                 f"{name} is {turns!r:.60}, expected turns, or text together with a prompt that is text", "not turns"
             )
     conversations = [[*(prompt or []), *answer] for answer in (chosen, rejected)]
-    good, bad = (_whole(chat.check_messages(turns), turns) for turns in conversations)
-    if any("weight" in turn for turn in good + bad):
-        raise DataError("a turn of a pair has weight 0; pairs train the whole answer", "weight in a pair")
+    good, bad = map(chat.check_messages, conversations)
     if good == bad:
         raise DataError("chosen and rejected are the same; there is nothing to prefer", "nothing to prefer")
     length = len(prompt or [])

@@ -5,9 +5,10 @@ import hashlib
 import itertools
 import math
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
-from nbhelpers import cleaning, duplicates
+from nbhelpers import chat, cleaning, duplicates
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import AuditError, DataError, ParameterError
 
@@ -20,13 +21,14 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
     Args:
         how: `random`; `stratified`: the same share of each value of `column`, to the nearest row; `group`: all rows of
             one value of `column` on one side, whole values drawn where they fit into `test_share` of the rows, the
-            smallest one where none does; `temporal`: the rows with the largest values of `column`, ties all on the
-            test side.
+            smallest one where none does; `temporal`: the rows with the latest values of `column` (numbers, or dates as
+            ISO 8601 writes them), ties all on the test side. Conversations that ask the same are never parted by the
+            first two.
         test_share: share of the rows to hold out, above 0 and below 1.
         held_out: `group` only: these values, instead of drawing.
 
     Raises:
-        ParameterError: an unknown way, column, share or value to hold out.
+        ParameterError: an unknown way, column, share or value to hold out; a column that cannot be put into an order.
         DataError: one side would be empty; a value to sort or group by is missing.
     """
     if how not in WAYS or not 0 < test_share < 1:
@@ -56,19 +58,39 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
             chosen.add(min(sizes, key=lambda value: (sizes[value], rank(value))))
         held = {i for i, value in enumerate(values) if value in chosen}
     elif how == "temporal":
-        largest = sorted(values)[-max(1, wanted) :]
-        held = {i for i, value in enumerate(values) if value >= largest[0]}
+        values = _in_time(values, column)
+        first = sorted(values)[-max(1, wanted)] if values else None
+        held = {i for i, value in enumerate(values) if value >= first}
     else:
-        members: dict[Any, list[int]] = {}
-        for i in sorted(range(len(rows)), key=lambda i: rank(ids[i])):
-            members.setdefault(values[i], []).append(i)
-        held = {i for of_value in members.values() for i in of_value[: round(test_share * len(of_value))]}
+        asked = [chat.fold(turns) for turns in rows["messages"][:]] if "messages" in rows.column_names else ids
+        members: dict[Any, dict[str, list[int]]] = {}
+        for i, (value, question) in enumerate(zip(values, asked, strict=True)):
+            members.setdefault(value, {}).setdefault(question, []).append(i)
+        held = set()
+        for of_value in members.values():
+            share = round(test_share * sum(map(len, of_value.values()))) or (how == "random")
+            for question in sorted(of_value, key=lambda q: min(rank(ids[i]) for i in of_value[q])):
+                if len(of_value[question]) <= share:
+                    held.update(of_value[question])
+                    share -= len(of_value[question])
     if not 0 < len(held) < len(rows):
         raise DataError(
             f"{len(held)} of {len(rows)} rows would be held out; choose another share, column or more rows."
         )
     train = [i for i in range(len(rows)) if i not in held]
     return rows.select(train), rows.select(sorted(held))
+
+
+def _in_time(values: list, column: str) -> list:
+    """Values that can be put into an order: numbers and dates as they are, text as numbers or ISO 8601 dates."""
+    if not all(isinstance(value, str) for value in values):
+        return values
+    for read in (float, datetime.fromisoformat):
+        try:
+            return [read(value) for value in values]
+        except ValueError:
+            continue
+    raise ParameterError(f"{column} cannot be put into an order of time: give numbers, or dates like 2026-11-23.")
 
 
 def leaks(train, test, threshold: float = 0.95) -> dict[str, tuple[str, float]]:

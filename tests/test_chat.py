@@ -37,6 +37,9 @@ def random_conversation(seed: int) -> list[dict]:
 ALL = [*CONVERSATIONS.values(), *map(random_conversation, range(20))]
 
 
+SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
+
+
 # --- shapes -------------------------------------------------------------------------------------------------------
 
 
@@ -64,8 +67,17 @@ ALL = [*CONVERSATIONS.values(), *map(random_conversation, range(20))]
             "alpaca",
             [turn("user", "Why?\n\nIt rains."), ANSWER],
         ),
+        (
+            {"instruction": "And?", "output": "No.", "system": "Be brief.", "history": [["Why?", "Because."]]},
+            "alpaca",
+            [SYSTEM, ASK, ANSWER, turn("user", "And?"), turn("assistant", "No.")],
+        ),
+        ({"instruction": "Why?", "output": "Because.", "system": "", "history": None}, "alpaca", [ASK, ANSWER]),
+        ({"conversations": SHAREGPT, "system": "Be brief."}, "sharegpt", [SYSTEM, ASK, ANSWER]),
+        ({"messages": [ASK | {"weight": 0}, ANSWER | {"weight": 1, "tool_calls": None}], "tools": []}, "messages",
+         [ASK, ANSWER]),
     ],
-)
+)  # fmt: skip
 def test_every_shape_is_recognised_and_becomes_messages(row, shape, expected):
     assert chat.recognise({*row, "id", "source"}) == shape
     assert chat.to_messages(row, shape) == expected
@@ -135,6 +147,40 @@ def test_unknown_columns_are_named_in_words_that_can_be_printed_and_are_few():
 def test_a_malformed_row_is_refused_and_the_message_says_where(row, shape, message):
     with pytest.raises(DataError, match=message):
         chat.to_messages(row, shape)
+
+
+@pytest.mark.parametrize(
+    ("row", "message", "reason"),
+    [
+        ({"messages": [ASK, ANSWER], "tools": [{"type": "function"}]}, "declares tools", "tools"),
+        ({"messages": [ASK, ANSWER | {"tool_calls": [1]}]}, "turn 1 has tool_calls", "more than plain turns"),
+        ({"messages": [ASK, turn("assistant", None) | {"function_call": {"name": "f"}}]},
+         "turn 1 has function_call", "more than plain turns"),
+        ({"conversations": [SHAREGPT[0] | {"images": ["a.png"]}, SHAREGPT[1]]}, "turn 0 has images",
+         "more than plain turns"),
+        ({"prompt": [ASK | {"audio": "a.wav"}], "completion": [ANSWER]}, "turn 0 has audio", "more than plain turns"),
+        ({"messages": [ASK, ANSWER | {"weight": 0}, ASK, ANSWER]}, "turn 1 has weight 0", "an answer of weight 0"),
+        ({"conversations": [SHAREGPT[0], SHAREGPT[1] | {"weight": 0}]}, "turn 1 has weight 0",
+         "an answer of weight 0"),
+        ({"prompt": [ASK], "completion": [ANSWER | {"weight": 0.5}]}, "turn 1 has weight 0.5", "bad weight"),
+        ({"conversations": [{"from": "system", "value": "x"}, *SHAREGPT], "system": "Be brief."},
+         "turn 1 is a system turn", "system not first"),
+        ({"instruction": "a", "output": "b", "system": 5}, "content 5", "content is not text"),
+        ({"instruction": "a", "output": "b", "history": [["c"]]}, "history is .* expected a list", "bad history"),
+    ],
+)  # fmt: skip
+def test_what_plain_turns_cannot_say_is_refused_under_a_reason_never_dropped(row, message, reason):
+    with pytest.raises(DataError, match=message) as caught:
+        chat.content_of(row, chat.recognise(set(row)))
+    assert caught.value.reason == reason
+
+
+def test_weight_0_is_kept_only_where_it_is_asked_for_and_another_answer_is_trained():
+    messages = [ASK | {"weight": 0}, ANSWER | {"weight": 0}, ASK, ANSWER | {"weight": 1}]
+    kept = [ASK, ANSWER | {"weight": 0}, ASK, ANSWER]
+    assert chat.to_messages({"messages": messages}, "messages", weights=True) == kept
+    with pytest.raises(DataError, match="every answer has weight 0"):
+        chat.to_messages({"messages": messages[:2]}, "messages", weights=True)
 
 
 # --- what is trained ----------------------------------------------------------------------------------------------
@@ -271,6 +317,11 @@ def test_a_limit_below_every_row_is_refused_with_the_length_of_the_shortest(rows
     message = f"max_length={shortest - 1} is shorter than every row: the shortest of {len(ALL)} has {shortest} tokens"
     with pytest.raises(DataError, match=message):
         chat.encode_rows(rows, smoke[1], shortest - 1)
+
+
+def test_no_rows_are_refused_in_words(rows, smoke):
+    with pytest.raises(DataError, match=r"There is no row to encode\."):
+        chat.encode_rows(rows.select([]), smoke[1], 100)
 
 
 # --- audits -------------------------------------------------------------------------------------------------------

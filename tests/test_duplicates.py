@@ -453,6 +453,10 @@ def test_the_wording_of_a_template_is_no_leak_but_what_only_one_row_shares_is():
     found = duplicates.decontaminate(concatenate_datasets([rows, more]), evaluation)
     assert found.dropped == {"13 words of an evaluation row": 1}
     assert sum(duplicates.decontaminate(rows, evaluation, common=5).dropped.values()) == 5
+    often = text_rows(
+        [f"Number {i} says: {alone}, as ever {i}." for i in range(9)]
+    )  # half of it is a leak at any count
+    assert sum(duplicates.decontaminate(often, evaluation).dropped.values()) == 9
 
 
 def text_rows(texts: list[str]):

@@ -1,5 +1,6 @@
 """Local files read row by row, and columns under their usual names. Malformed files: test_malformed.py."""
 
+import csv
 import itertools
 import json
 
@@ -80,3 +81,46 @@ def test_columns_are_renamed_as_told_and_the_rest_stays():
 def test_columns_that_cannot_be_read_or_are_not_there_are_refused_with_those_that_are(columns):
     with pytest.raises(DataError, match="body, headline"):
         files.renamed([{"headline": "h", "body": "b"}], columns)
+
+
+@pytest.mark.parametrize("columns", ["label=text", "label=new, text=new", "label=text, text=text"])
+def test_two_columns_of_one_name_are_refused_and_both_are_named(columns):
+    with pytest.raises(DataError, match=r"columns 'text' and 'label' would both be called '(text|new)'"):
+        files.renamed([{"text": "t", "label": "l"}], columns)
+    if columns == "label=text":
+        with pytest.raises(DataError, match="'label' and 'text' would both"):  # also where only a later row has both
+            files.renamed([{"label": "l"}, {"label": "l", "text": "t"}], columns)
+
+
+def test_two_columns_can_change_their_names_about():
+    assert files.renamed([{"text": "t", "label": "l"}], "label=text, text=label") == [{"label": "t", "text": "l"}]
+
+
+def test_a_usual_name_never_takes_the_place_of_a_column_that_is_there():
+    rows = [{"question": "q", "prompt": "p", "answer": "a"}]
+    assert files.renamed(rows) == rows
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_separator_of_a_csv_file_is_the_one_of_its_header_line(tmp_path, separator):
+    import pandas as pd
+
+    path = tmp_path / "rows.csv"
+    rows = [{"prompt": "a;b;c", "completion": "d,e,f\tg", "a, b, c; d": "x"}]
+    pd.DataFrame(rows).to_csv(path, index=False, sep=separator, quoting=csv.QUOTE_ALL)
+    assert files.read(path) == rows
+    path.write_text("text\nplain\n")
+    assert files.read(path) == [{"text": "plain"}]
+
+
+def test_a_csv_cell_of_any_size_is_read_and_the_limit_of_the_process_stays(tmp_path):
+    limit = csv.field_size_limit()
+    rows = [{"text": "x" * (limit + 1)}, {"text": "y" * 1_000_000}]
+    stream = files.stream(write(tmp_path / "rows.csv", rows))
+    assert next(stream) == rows[0]
+    assert csv.field_size_limit() == limit  # also while the file is half read
+    assert list(stream) == rows[1:]
+    (tmp_path / "rows.csv").write_text('text\n"open')
+    with pytest.raises(DataError, match="Close every quoted cell"):
+        files.read(tmp_path / "rows.csv")
+    assert csv.field_size_limit() == limit

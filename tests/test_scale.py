@@ -25,17 +25,21 @@ def documents(count):
             words.insert(rng.randrange(len(words) + 1), f"{rng.choice(('item', 'case', 'part'))}{rng.randrange(10**6)}")
         yield {"text": " ".join(words) + f" This is document {number}.", "package": entry["package"]}
 
-raw = list(documents(int(sys.argv[1])))
 before, began = peak(), time.perf_counter()
+raw = list(documents(int(sys.argv[1])))
 done = [cleaning.validate(raw)]
 for step in (cleaning.normalise, cleaning.keep_language, cleaning.filter_quality, duplicates.drop_exact,
              duplicates.drop_near, cleaning.redact):
     done.append(step(done[-1].rows))
 table = cleaning.account(done)
 train, test = splits.split(done[-1].rows, seed=0)
+leaked = duplicates.decontaminate(train, test)
+train = leaked.rows
+splits.prove_disjoint(train, test)
 print(table.to_string(), file=sys.stderr)
 print(json.dumps({"seconds": time.perf_counter() - began, "growth": peak() - before, "start": before,
-                  "read": done[0].read, "dropped": int(table.dropped.sum()), "train": len(train), "test": len(test)}))
+                  "dropped": int(table.dropped.sum()) + sum(leaked.dropped.values()),
+                  "read": done[0].read, "train": len(train), "test": len(test)}))
 """
 
 
@@ -49,5 +53,5 @@ def test_a_hundred_thousand_documents_go_end_to_end_within_two_gigabytes():
         f"{child.stderr}\n{found['seconds']:.0f} s, {found['growth'] / 1e9:.2f} GB over {found['start'] / 1e9:.2f} GB"
     )
     assert found["read"] == DOCUMENTS == found["dropped"] + found["train"] + found["test"]
-    assert found["train"] + found["test"] > 0.8 * DOCUMENTS  # most went through every step
+    assert found["train"] + found["test"] > 0.5 * DOCUMENTS  # most went through every step
     assert 0 < found["growth"] < GROWTH

@@ -148,7 +148,40 @@ def test_rows_without_a_value_are_refused(how, column, values):
 @pytest.mark.parametrize(("how", "column"), [("group", "one"), ("temporal", "one"), ("stratified", "id")])
 def test_a_side_without_rows_is_refused(how, column):
     with pytest.raises(DataError, match=r"(0|100) of 100 rows would be held out"):
-        splits.split(rows(one=["same"] * 100), how, column)
+        splits.split(rows(one=["2026"] * 100), how, column)
+
+
+def test_time_is_read_from_numbers_and_dates_also_where_they_are_text_and_nothing_else_is_taken_for_time():
+    for values in (["9", "10", "100"], ["2026-02-01", "2026-02-01T10:00", "2026-11-03"], [9, 10, 100]):
+        _, test = splits.split(rows(3, when=values), "temporal", "when", 0.3)
+        assert test["when"][:] == values[2:]
+    with pytest.raises(ParameterError, match="when cannot be put into an order of time"):
+        splits.split(rows(3, when=["25/01/2014", "03/02/2015", "01/03/2015"]), "temporal", "when", 0.3)
+
+
+def test_the_same_question_never_stands_on_both_sides():
+    turns = [
+        [{"role": "user", "content": f"Question {i // 4}?"}, {"role": "assistant", "content": str(i)}]
+        for i in range(80)
+    ]
+    data = Dataset.from_list([{"id": str(i), "messages": turn} for i, turn in enumerate(turns)])
+    train, test = splits.split(data, test_share=0.2)
+    asked = [{messages[0]["content"] for messages in side["messages"]} for side in (train, test)]
+    assert not asked[0] & asked[1]
+    assert len(test) == 16
+    assert splits.leaks(data.select([0]), data.select([1])) == {"0": ("1", 1.0)}
+
+
+def test_short_texts_leak_where_only_punctuation_differs():
+    one, other = (
+        Dataset.from_list([{"id": name, "text": text}]) for name, text in (("a", "Done, now!"), ("b", "done now"))
+    )
+    assert splits.leaks(one, other) == {"a": ("b", 1.0)}
+
+
+def test_a_few_rows_are_enough_for_a_random_split():
+    train, test = splits.split(rows(2))
+    assert (len(train), len(test)) == (1, 1)
 
 
 # --- the proof of no leak -----------------------------------------------------------------------------------------

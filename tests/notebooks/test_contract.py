@@ -62,7 +62,17 @@ def test_has_one_parameters_cell_of_commented_literals(path):
     assert declared.keys() >= (COMMON if path in NOTEBOOKS else {"profile", "run_id"})
     for line in tagged[0].source.splitlines():
         assert re.search(r"  # \w", line), f"no unit, range or meaning: {line}"
-    free_text = {"model_id", "dataset", "columns", "split_column", "language", "run_id", "output_dir", "force"}
+    free_text = {
+        "model_id",
+        "dataset",
+        "columns",
+        "split_column",
+        "language",
+        "benchmarks",
+        "run_id",
+        "output_dir",
+        "force",
+    }
     assert declared.keys() - free_text <= LIMITS.keys(), "a parameter without limits"
 
 
