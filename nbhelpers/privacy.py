@@ -217,7 +217,7 @@ _SECRET_OF = re.compile(  # the value is the group
 )
 _WORDS = re.compile(r"[A-Z]?[a-z0-9]*(?:[_-][a-z0-9]+)+|[^A-Za-z]+|.*(?i:base64|sha\d|utf-?8|md5).*")
 _PLACEHOLDER = re.compile(
-    r"[<>{}\[\]…]|\$[({\w]+$|\.\.\.|^(?:your|dummy|fake|test|example|sample|change|insert|enter|todo|none|null|true"
+    r"[<>{}\[\]…]|^\$[({\w]+$|\.\.\.|^(?:your|dummy|fake|test|example|sample|change|insert|enter|todo|none|null|true"
     r"|false)(?![a-z0-9]*\d)|^(?:my|some|the|an?)(?=[-_. ]|$)|^(?:pwd|pass|user|repo|org|sha)$|xxx|\*\*\*|environ"
     r"|getenv|getpass|placeholder|redacted|secret|passw|token|key$",
     re.I,
