@@ -10,18 +10,14 @@ step rows read = rows kept + rows dropped.
     account(steps)
 """
 
-import html
 import itertools
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
-from nbhelpers import chat, privacy
+from nbhelpers import chat, normalisation, privacy, quality
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.formats import write_jsonl
 
@@ -218,263 +214,22 @@ def _name(row, number: int, seen: set[str]) -> str:
     return name
 
 
-# --- normalise ----------------------------------------------------------------------------------------------------
-
-_INVISIBLE = re.compile(
-    "\x1b\\[[0-9;?]*[A-Za-z]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[\ufeff\u00ad\u200b\u2060\u180e\u200e\u200f\u202a-\u202e\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
-    "|(?<=[A-Za-z0-9_.,;: ])[\u200c\u200d]|[\u200c\u200d](?=[A-Za-z0-9_.,;: ])"
-)  # joiners inside emoji and Indic or Persian words mean something and stay
-_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-_ENTITY = re.compile(r"&(?:#\d{2,7}|#x[0-9a-f]{2,6}|[a-z]{2,31}\d{0,2});", re.I)
-_PAIRED = (
-    "p|b|i|u|em|strong|a|div|span|code|pre|ul|ol|li|tt|h[1-6]|table|tr|td|th|tbody|thead|sup|sub|blockquote|small|font"
-    "|center|html|body|dl|dt|dd|script|style|kbd|var|samp|del|ins|mark|abbr|cite|q|s|strike"
-)
-_BLOCKS = {
-    "p",
-    "div",
-    "li",
-    "ul",
-    "ol",
-    "td",
-    "th",
-    "tr",
-    "table",
-    "blockquote",
-    "pre",
-    "dt",
-    "dd",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-}
-_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+)"
-_TAG = re.compile(rf"<(/?)({_PAIRED}|br|hr|img)((?:\s+[\w:-]+(?:\s*=\s*{_VALUE})?)*)\s*/?>", re.I)
-_BLOCK = re.compile(r"```.*?```|^[ \t]*>>>.*?(?=\n[ \t]*$|\Z)", re.M | re.S)  # a session ends with an empty line
-_CODE = re.compile(rf"{_BLOCK.pattern}|``[^`\n]+``|`[^`\n]+`", re.M | re.S)
-_ROLE = re.compile(r":(?!math:|raw:)[a-z][\w+-]*(?::[a-z][\w+-]*){0,2}:`([^`]+)`", re.I)
-_LINK = re.compile(r"`([^`<>]{1,300}?)\s*<((?:https?|ftp|mailto)[^>`\s]*)>`__?")
-_SUBSTITUTION = re.compile(r"(?<![\w|\\<$])\|([A-Za-z][\w.-]+(?: [\w.-]+){0,3})\|(?![\w|>])")
-_VERSION_NOTE = re.compile(
-    r"^[ \t]*\.\. (?:versionadded::.*|(?:versionchanged|deprecated):: *[\w.]*[ \t]*)(?:\n|\Z)", re.M
-)
-_ADMONITION = re.compile(
-    r"^([ \t]*)\.\. (note|warning|tip|important|caution|hint|danger|attention|seealso|todo)::[ \t]*", re.M
-)
-
-
-def _outside(code: re.Pattern, text: str, change: Callable[[str], str]) -> str:
-    """`change` applied to the pieces of a text between its code."""
-    pieces, last = [], 0
-    for match in code.finditer(text):
-        pieces += [change(text[last : match.start()]), match[0]]
-        last = match.end()
-    return "".join([*pieces, change(text[last:])])
-
-
-def _without_tags(text: str) -> str:
-    text = re.sub(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", "", text, flags=re.S | re.I)
-    text = re.sub(r"(?<![ \t])[ \t]+(?=<li\b)", "", text)
-    names = Counter((match[2].lower(), bool(match[1])) for match in _TAG.finditer(text))
-
-    def replace(match: re.Match) -> str:
-        closing, name, attributes = match[1], match[2].lower(), match[3]
-        paired = names[name, True] and names[name, False]
-        if not (paired or "=" in attributes or name in ("br", "hr", "li")):
-            return match[0]  # `<p>` alone is more often a placeholder than a paragraph
-        if name == "br":
-            return "\n"
-        if closing and name in _BLOCKS and text[match.end() : match.end() + 1].strip():  # what stood apart stays apart
-            return " " if name in ("td", "th") else "\n"
-        return "- " if name == "li" and not closing else ""
-
-    return _TAG.sub(replace, text)
-
-
-def _without_entities(text: str) -> str:
-    return _SPACES.sub(" ", _ENTITY.sub(lambda match: html.unescape(match[0]), text))
-
-
-def _without_html(text: str) -> str:
-    text = _outside(_CODE, text, _without_tags) if "<" in text and ">" in text else text
-    return _outside(_CODE, text, _without_entities) if "&" in text else text
-
-
-def _role_target(match: re.Match) -> str:
-    title = re.fullmatch(r"(.+?)\s*<[^>]+>", match[1])
-    return title[1] if title else match[1].lstrip("~!.")
-
-
-def _without_directives(text: str) -> str:
-    text = _ADMONITION.sub(
-        lambda m: f"{m[1]}{'See also' if m[2] == 'seealso' else m[2].capitalize()}: ", _VERSION_NOTE.sub("", text)
-    )
-    return _LINK.sub(r"\1 (\2)", _ROLE.sub(_role_target, text))
-
-
-def _without_rst(text: str) -> str:
-    text = _outside(_BLOCK, text, _without_directives) if "`" in text or ".. " in text else text
-    return _outside(_CODE, text, lambda piece: _SUBSTITUTION.sub(r"\1", piece)) if "|" in text else text
-
-
-def _repaired(text: str) -> str:
-    import ftfy
-
-    return text if text.isascii() else ftfy.fix_encoding(text)
-
-
-def _composed(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFC", _SPACES.sub(" ", text))
-
-
-def _tidy(text: str) -> str:
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<![ \t])[ \t]+$", "", text, flags=re.M)).strip("\n")
-
-
-_MENDS = (
-    ("mojibake", _repaired),
-    ("white space", lambda text: re.sub(r"\r\n?", "\n", text)),
-    ("invisible", lambda text: _INVISIBLE.sub("", text)),
-    ("unicode", _composed),
-    ("html", _without_html),
-    ("rst", _without_rst),
-    ("white space", _tidy),
-)
-
-
-def normalise_text(text: str) -> tuple[str, list[str]]:
-    """A text in one form, and which of these had to be mended for it.
-
-    `mojibake` (UTF-8 that was read as another encoding: ftfy, Speer 2019), `unicode` (NFC; other white space becomes a
-    space), `invisible` (control, zero-width and direction characters, terminal colours), `html` (tags and entities),
-    `rst` (roles, substitutions, links, notes), `white space` (CR, trailing blanks, more than one empty line). Markup
-    in code stays where backticks or `>>>` mark the code, and so do typographic quotes and dashes. Idempotent: what one
-    mend uncovers, such as a tag written with entities, is mended too.
-    """
-    why: list[str] = []
-    while True:  # every mend shortens the text or takes away what it looks for
-        before = text
-        for reason, mend in _MENDS:
-            after = mend(text)
-            if after != text and reason not in why:
-                why.append(reason)
-            text = after
-        if text == before:
-            return text, why
+# --- text ---------------------------------------------------------------------------------------------------------
 
 
 def normalise(rows) -> Cleaned:
-    """Every text through `normalise_text`."""
-    return rewritten("normalise", rows, normalise_text)
+    """Every text through `normalisation.normalise_text`."""
+    return rewritten("normalise", rows, normalisation.normalise_text)
 
 
-# --- filters ------------------------------------------------------------------------------------------------------
-
-_NOT_PROSE = re.compile(
-    r"^[ \t]*(?:>>>|\.\.\. ).*$|``[^`]*``|`[^`]*`|(?<![!-~])[!-~]*[_/\\=<>{}()\[\]|#@][!-~]*|\b[a-z0-9]*\d[a-z0-9]*\b"
-    r"|\b[a-z0-9]+\.[a-z0-9][!-~]*",
-    re.M | re.I | re.A,
-)  # code, paths, identifiers, numbers: of no language
-
-
-@lru_cache(maxsize=1)
-def _identifier():
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-def keep_language(rows, language: str = "en", min_probability: float = 0.8, min_letters: int = 40) -> Cleaned:
-    """Drop rows whose prose is in another language (py3langid), and only where it is sure.
-
-    Code, identifiers and numbers are set aside first, and the first 300 characters of what is left decide. Rows with
-    fewer than `min_letters` letters of it (15 where some are not ASCII, which tells more) are kept: nobody can tell
-    the language of three words.
-    """
-    if language not in (known := _identifier().labels):
-        raise ParameterError(f"language={language!r} is not one of the ISO 639-1 codes {', '.join(sorted(known))}.")
-    verdicts: list[tuple[str, str] | None] = []
-    for text in texts(rows):
-        prose = " ".join(_NOT_PROSE.sub(" ", text[:3_000]).split())[:300]
-        verdict = None
-        if sum(map(str.isalpha, prose)) >= min_letters or (not prose.isascii() and sum(map(str.isalpha, prose)) >= 15):
-            found, probability = _identifier().classify(prose)
-            if found != language and probability >= min_probability:
-                verdict = ("language", f"{found} {probability:.2f}")
-        verdicts.append(verdict)
-    return filtered("language", rows, verdicts)
-
-
-_BOILERPLATE = re.compile(  # in small letters
-    r"\b(?:all rights reserved|licensed under the|without (?:any )?warrant(?:y|ies)|permission is hereby granted|spdx-"
-    r"|general public license|merchantability|redistribution and use in source|redistribute it|the above copyright"
-    r"|copyright (?:\(c\)|©|\d)|in no event shall|(?:distributed|provided) (?:under|on an|\"as is\")"
-    r"|automatically generated|auto-?generated (?:by|file|code)|file was generated"
-    r"|do not (?:edit|modify)(?: this| manually| by hand\.|[.!]|$)|(?:use|uses|accept|our|all) cookies"
-    r"|(?:cookie|privacy) (?:policy|settings)|our newsletter|terms of (?:use|service)|click here"
-    r"|sign up(?: now| today| for our|$)|(?:un)?subscribe (?:to our|at any|now|here)|enter your e-?mail"
-    r"|follow us|skip to (?:main )?content|back to top"
-    r"|enable javascript|javascript is disabled|lorem ipsum|dolor sit amet|consectetur"
-    r"|intended only for the (?:addressee|recipient|use of)|received (?:it|this[\w ]*) in error)"
-    r"|©|^\W*(?:table of )?contents\W*$|(?:\. ?){4,}\s*\d+\s*$",
-    re.M,
-)
-_URL = re.compile(r"https?://\S+")
-_DOCTEST = re.compile(r"^[ \t]*(?:>>>|\.\.\. ).*\n?", re.M)
-_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # a word, number or CJK sign
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_BLOB = re.compile(r"(?<![\w/:.])(?=\S{0,200}\d)(?:[A-Za-z0-9+/=_-]{60,}|(?:[0-9a-fA-F]{2}[ :]?){24,})(?![\w/.])")
-_NO_VOWEL = re.compile(
-    r"^.*(?:[bcdfghjklmnpqrstvwxz]{5}|\b[bcdfghjklmnpqrstvwxz]{4}|[bcdfghjklmnpqrstvwxz]{4}\b)", re.M
-)
-_MIXED = re.compile(r"\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d[A-Za-z])[A-Za-z0-9]{4,}\b")  # 5jRz7kQw, but not Conv2d
-
-
-def quality_problem(
-    text: str, min_words: int = 3, max_words: int = 20_000, max_repeated: float = 0.65, min_letters: float = 0.3
-) -> tuple[str, str] | None:
-    """`(reason, detail)` where a text is not worth training on, else None.
-
-    `too short` or `too long` in words; `repetition`: a share of `max_repeated` of its 4-word runs occurred before;
-    `symbols`: fewer than `min_letters` of its characters are letters; `blob`: encoded data; `gibberish`: letters that
-    make no syllables; `boilerplate`: half of its lines are notices. After the rules of C4 (Raffel et al. 2020) and
-    MassiveText (Rae et al. 2021, appendix A), with limits for technical text.
-    """
-    words = _WORD.findall(text)
-    if len(words) < min_words and (tokens := len(_TOKEN.findall(text))) < min_words:
-        return "too short", f"{tokens} words"
-    if len(words) > max_words:
-        return "too long", f"{len(words)} words"
-    if len(text) > 60 and (blob := sum(len(match[0]) for match in _BLOB.finditer(text))) > 0.4 * len(text):
-        return "blob", f"{blob} of {len(text)} characters"
-    solid = "".join(text.split())
-    if (letters := sum(map(str.isalpha, solid))) < min_letters * len(solid):
-        return "symbols", f"{letters} letters of {len(solid)} characters"
-    prose = _URL.sub("", _DOCTEST.sub("", text)) if ">>>" in text or "://" in text else text
-    said = words if prose is text else _WORD.findall(prose)
-    lower = [word.lower() for word in said]
-    runs = Counter(zip(lower, lower[1:], lower[2:], lower[3:], strict=False))
-    if 8 <= len(lower) < 200 and len(set(lower)) < 0.15 * len(lower):
-        return "repetition", f"{len(set(lower))} different words of {len(lower)}"
-    if len(lower) >= 12 and (again := sum(runs.values()) - len(runs)) > max_repeated * sum(runs.values()):
-        return "repetition", f"{again} of {sum(runs.values())} four-word runs"
-    plain = {word for word in said if len(word) > 3 and word.islower()}
-    odd, mixed = len(_NO_VOWEL.findall("\n".join(plain))), len(_MIXED.findall(prose))
-    if (odd >= 3 and odd > 0.3 * len(plain)) or (mixed >= 3 and mixed > 0.5 * sum(len(t) > 3 for t in text.split())):
-        return "gibberish", f"{odd + mixed} of {len(words)} words"
-    if not _BOILERPLATE.search(small := text.lower()):
-        return None
-    lines = [line for line in re.split(r"\n+|(?<=\w[.!?])\s+", small) if line.strip()]
-    notices = [line for line in lines if _BOILERPLATE.search(line)]
-    if notices and len(notices) >= 0.5 * len(lines):
-        return "boilerplate", notices[0].strip()[:80]
-    return None
+def keep_language(rows, language: str = "en", **limits) -> Cleaned:
+    """Drop rows with a `quality.language_problem`; `limits` are its arguments."""
+    return filtered("language", rows, [quality.language_problem(text, language, **limits) for text in texts(rows)])
 
 
 def filter_quality(rows, **limits) -> Cleaned:
-    """Drop rows with a `quality_problem`; `limits` are its arguments."""
-    return filtered("quality", rows, [quality_problem(text, **limits) for text in texts(rows)])
+    """Drop rows with a `quality.quality_problem`; `limits` are its arguments."""
+    return filtered("quality", rows, [quality.quality_problem(text, **limits) for text in texts(rows)])
 
 
 def redact(rows, find: Callable[[str], list[privacy.Span]] = privacy.find) -> Cleaned:

@@ -122,7 +122,7 @@ def write(
     sections = {
         "Where the rows come from": _table(sources),
         "Licences": "" if licences is None else f"{as_stated}\n\n{_table(licences)}",
-        "Cleaning": f"Every row is counted: read = dropped + kept in every step.\n\n{_table(steps)}",
+        "Cleaning": f"Every row is counted: in every step, read and added are dropped and kept.\n\n{_table(steps)}",
         "Splits": _table(split_table),
         "Content hashes": _table(pd.DataFrame(list(hashes.items()), columns=["content", "hash"])),
         "Known problems": "\n".join(f"- {problem}" for problem in problems) or "None was recorded.",
@@ -161,6 +161,8 @@ def _check_steps(steps):
                 f"{step['kept']}. Count every row that it drops."
             )
     steps = steps[[name for name in steps.columns if name in (*STEP_COLUMNS, "added")]].copy()
+    if "added" in steps.columns:
+        steps["added"] = steps["added"].astype(int)
     steps["reasons"] = [
         ", ".join(f"{reason} {rows}" for reason, rows in reasons.items()) if isinstance(reasons, dict) else reasons
         for reasons in steps["reasons"]

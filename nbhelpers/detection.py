@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from nbhelpers import cleaning, defects, duplicates, privacy, splits
+from nbhelpers import cleaning, defects, duplicates, normalisation, privacy, splits
 from nbhelpers.defects import Planted
 
 
@@ -39,7 +39,7 @@ def _of_normalise(rows: list[dict], seed: int, count: int) -> list[dict]:
     planted = defects.dirty(rows, seed, count)
     flagged = set()
     for row in planted.rows:
-        after = cleaning.normalise_text(row["text"])[0]
+        after = normalisation.normalise_text(row["text"])[0]
         if row["id"] in planted.truth:
             right = defects.comparable(after) == defects.comparable(planted.truth[row["id"]])
         else:

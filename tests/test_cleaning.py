@@ -5,13 +5,14 @@ import random
 import time
 import tracemalloc
 from functools import partial
+from types import NoneType
 
 import datasets
 import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
 
-from nbhelpers import chat, cleaning, duplicates, run
+from nbhelpers import chat, cleaning, duplicates, normalisation, quality, run
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.privacy import Span
@@ -130,19 +131,19 @@ def test_every_row_of_any_kind_is_kept_or_dropped_once_and_nothing_but_a_noteboo
         assert after.rows.column_names == before.rows.column_names
         assert after.rows.features == before.rows.features
         gone = {name for name, action, *_ in after.log if action == "dropped"}
-        assert list(after.rows["id"]) == [name for name in before.rows["id"] if name not in gone]
+        if after.step != "redact":  # which redacts ids too
+            assert list(after.rows["id"]) == [name for name in before.rows["id"] if name not in gone]
         if after.step not in ("normalise", "redact"):
-            assert after.rows.to_list() == [row for row in before.rows.to_list() if row["id"] not in gone]
+            kept = [row for row in before.rows.to_list() if row["id"] not in gone]
+            assert repr(after.rows.to_list()) == repr(kept)  # NaN is not equal to itself, but printed alike
         changed = {name for name, action, *_ in after.log if action == "changed"}
         assert changed == {
-            a["id"]
+            b["id"]
             for a, b in zip(before.rows.to_list(), after.rows.to_list(), strict=False)
-            if after.step in ("normalise", "redact") and a != b
+            if after.step in ("normalise", "redact") and repr(a) != repr(b)
         }
     for row in done[0].rows.to_list():
-        assert all(
-            isinstance(value, str) for key, value in row.items() if key not in ("messages",) and value is not None
-        )
+        assert all(type(value) in (str, int, float, bool, NoneType) for key, value in row.items() if key != "messages")
         assert ("text" in row) != ("messages" in row)
 
 
@@ -151,8 +152,8 @@ def test_every_row_of_any_kind_is_kept_or_dropped_once_and_nothing_but_a_noteboo
 @example("&amp;lt;b&amp;gt;x&amp;lt;/b&amp;gt;")
 @example("anna@kestrel.org[at]2001:4860:4860::8888áT%anna@kestrel.org[at]")
 def test_what_was_normalised_and_redacted_stays_as_it_is(text):
-    once, why = cleaning.normalise_text(text)
-    assert cleaning.normalise_text(once) == (once, [])
+    once, why = normalisation.normalise_text(text)
+    assert normalisation.normalise_text(once) == (once, [])
     assert bool(why) == (once != text)
     redacted = cleaning.redact(table(text)).rows
     again = cleaning.redact(redacted)
@@ -313,23 +314,23 @@ STAYS = [
 
 @pytest.mark.parametrize(("text", "expected", "why"), MENDED)
 def test_a_text_is_mended_to_the_letter_and_for_the_reason(text, expected, why):
-    found, reasons = cleaning.normalise_text(text)
+    found, reasons = normalisation.normalise_text(text)
     assert found == expected
     assert " ".join(reasons) == (why or "")
 
 
 @pytest.mark.parametrize("text", STAYS)
 def test_what_only_looks_like_markup_stays(text):
-    assert cleaning.normalise_text(text) == (text, [])
+    assert normalisation.normalise_text(text) == (text, [])
 
 
 def test_after_a_doctest_session_prose_is_prose_again():
     text = ">>> f('<b>x</b>')\n<b>x</b>\n\nIt is <b>bold</b> &amp; more."
-    assert cleaning.normalise_text(text)[0] == ">>> f('<b>x</b>')\n<b>x</b>\n\nIt is bold & more."
+    assert normalisation.normalise_text(text)[0] == ">>> f('<b>x</b>')\n<b>x</b>\n\nIt is bold & more."
 
 
 def test_a_code_span_does_not_swallow_what_stands_between_two():
-    assert cleaning.normalise_text("`a` &amp; `b` &lt; ``c``")[0] == "`a` & `b` < ``c``"
+    assert normalisation.normalise_text("`a` &amp; `b` &lt; ``c``")[0] == "`a` & `b` < ``c``"
 
 
 # --- language -----------------------------------------------------------------------------------------------------
@@ -408,12 +409,12 @@ FINE = {
 
 @pytest.mark.parametrize(("reason", "text"), [(reason, text) for reason, texts in BAD.items() for text in texts])
 def test_a_worthless_text_is_named_by_its_fault(reason, text):
-    assert cleaning.quality_problem(text)[0] == reason
+    assert quality.quality_problem(text)[0] == reason
 
 
 @pytest.mark.parametrize(("reason", "text"), [(reason, text) for reason, texts in FINE.items() for text in texts])
 def test_its_look_alike_has_no_fault(reason, text):
-    assert cleaning.quality_problem(text) is None, reason
+    assert quality.quality_problem(text) is None, reason
 
 
 @pytest.mark.parametrize(
@@ -426,15 +427,15 @@ def test_its_look_alike_has_no_fault(reason, text):
     ],
 )
 def test_every_limit_of_quality_is_a_parameter(limit, value, text, reason):
-    assert cleaning.quality_problem(text) is None
+    assert quality.quality_problem(text) is None
     done = cleaning.filter_quality(table(text, "and the"), **{limit: value})
     assert ("0", "dropped", reason) in {line[:3] for line in done.log}
 
 
 def test_the_detail_of_a_fault_is_its_measure():
-    assert cleaning.quality_problem("one two") == ("too short", "2 words")
-    assert cleaning.quality_problem("ha " * 20) == ("repetition", "1 different words of 20")
-    assert cleaning.quality_problem("a b c =====" + "=" * 50) == ("symbols", "3 letters of 58 characters")
+    assert quality.quality_problem("one two") == ("too short", "2 words")
+    assert quality.quality_problem("ha " * 20) == ("repetition", "1 different words of 20")
+    assert quality.quality_problem("a b c =====" + "=" * 50) == ("symbols", "3 letters of 58 characters")
 
 
 SLOW = ("a" + " " * 40_000 + "b<li>`", "<a x=" * 8_000 + ">", "acgt" * 10_000, "-a" * 20_000, "\n " * 20_000)
@@ -444,8 +445,8 @@ SLOW += (":a" * 20_000 + "`", "&amp;" * 8_000, "`" + " \n" * 20_000 + "<")
 @pytest.mark.parametrize("text", SLOW, ids=lambda text: repr(text[:6]))
 def test_a_long_text_made_to_be_slow_is_not(text):
     began = time.process_time()
-    cleaning.normalise_text(text)
-    cleaning.quality_problem(text)
+    normalisation.normalise_text(text)
+    quality.quality_problem(text)
     cleaning.keep_language(table(text))
     assert time.process_time() - began < 2.5
 

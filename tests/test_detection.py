@@ -3,7 +3,7 @@ import random
 import pandas as pd
 import pytest
 
-from nbhelpers import cleaning, detection, duplicates, privacy, pydocs, splits
+from nbhelpers import cleaning, detection, duplicates, normalisation, privacy, pydocs, splits
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.privacy import Span
 
@@ -163,14 +163,14 @@ def test_a_proof_that_finds_nothing_or_everything_shows(clean, monkeypatch):
     ],
 )
 def test_a_normalisation_that_restores_wrongly_shows(clean, monkeypatch, rewrite, recall, errors):
-    monkeypatch.setattr(cleaning, "normalise_text", lambda text: (rewrite(text), []))
+    monkeypatch.setattr(normalisation, "normalise_text", lambda text: (rewrite(text), []))
     line = step_of(clean, "normalise")
     assert (line.recall, line["flagged in error"]) == (recall, errors)
 
 
 def test_a_normalisation_that_mends_and_then_adds_a_word_shows(clean, monkeypatch):
-    mend = cleaning.normalise_text
-    monkeypatch.setattr(cleaning, "normalise_text", lambda text: (f"{mend(text)[0]} indeed", []))
+    mend = normalisation.normalise_text
+    monkeypatch.setattr(normalisation, "normalise_text", lambda text: (f"{mend(text)[0]} indeed", []))
     line = step_of(clean, "normalise")
     assert (line.recall, line["flagged in error"]) == (0, 30)
 
