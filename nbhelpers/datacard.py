@@ -1,14 +1,13 @@
 """The card of a data set: a README.md that Hugging Face's tools read and that a person can check the data by."""
 
-import os
 import platform
 import re
 import sys
-import tempfile
 from importlib import metadata
 from pathlib import Path
 
 from nbhelpers.errors import DataError, ParameterError
+from nbhelpers.run import replaced
 
 STEP_COLUMNS = ("step", "read", "dropped", "changed", "kept", "reasons")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -130,7 +129,8 @@ def write(
     }
     body = [f"# {name}", summary.strip(), *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]
     text = f"---\n{facts.to_yaml(line_break=chr(10)).strip()}\n---\n\n" + "\n\n".join(part for part in body if part)
-    _write_text(folder / "README.md", text + "\n")
+    with replaced(folder / "README.md") as file:
+        file.write(text + "\n")
     return folder / "README.md"
 
 
@@ -181,18 +181,3 @@ def _table(frame) -> str:
     lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
     lines += [[cell(value) for value in row] for row in frame.astype(object).itertuples(index=False)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a text so that a reader sees the old file or the whole new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
