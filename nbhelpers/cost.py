@@ -24,14 +24,18 @@ class Price:
     date: str
 
 
+def table(name: str, number: str) -> list[dict]:
+    """The rows of `data/<name>.csv`, its column `number` as floats. Raises NotebookError where it is not there."""
+    path = repository_root() / "data" / f"{name}.csv"
+    if not path.exists():
+        raise NotebookError(f"{path} is missing; it comes with the repository. Set {number} instead.")
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row | {number: float(row[number])} for row in csv.DictReader(file)]
+
+
 def prices() -> dict[str, Price]:
     """The price table by name. Raises NotebookError where data/prices.csv is not there."""
-    path = repository_root() / "data" / "prices.csv"
-    if not path.exists():
-        raise NotebookError(f"{path} is missing; it comes with the repository. Set dollars_per_hour instead.")
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = [row | {"dollars_per_hour": float(row["dollars_per_hour"])} for row in csv.DictReader(file)]
-    return {row["name"]: Price(**row) for row in rows}
+    return {row["name"]: Price(**row) for row in table("prices", "dollars_per_hour")}
 
 
 def dollars(seconds: float, dollars_per_hour: float) -> float:

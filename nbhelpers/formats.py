@@ -4,15 +4,14 @@ Every row is read into TRL's conversational form, which is either `{"messages"}`
 `{"prompt", "chosen", "rejected"}`, and written from it. A row that a shape cannot hold whole is refused and counted.
 """
 
-import csv
 import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers import chat
-from nbhelpers.errors import DataError, NotebookError, ParameterError
-from nbhelpers.run import replaced, repository_root
+from nbhelpers import chat, cost
+from nbhelpers.errors import DataError, ParameterError
+from nbhelpers.run import replaced
 
 CONVERSATIONS = ("messages", "openai", "sharegpt", "alpaca", "prompt/completion", "prompt/completion plain")
 PAIRS = ("preference", "preference plain", "preference implicit", "openai preference")
@@ -275,12 +274,8 @@ class TrainingPrice:
 
 def finetuning_prices() -> dict[str, TrainingPrice]:
     """Published prices by model. Raises NotebookError where data/finetuning_prices.csv is not there."""
-    path = repository_root() / "data" / "finetuning_prices.csv"
-    if not path.exists():
-        raise NotebookError(f"{path} is missing; it comes with the repository. Set dollars_per_million instead.")
-    price = "dollars_per_million_training_tokens"
-    with open(path, encoding="utf-8", newline="") as file:
-        return {row["model"]: TrainingPrice(**row | {price: float(row[price])}) for row in csv.DictReader(file)}
+    rows = cost.table("finetuning_prices", "dollars_per_million_training_tokens")
+    return {row["model"]: TrainingPrice(**row) for row in rows}
 
 
 @dataclass(frozen=True)
