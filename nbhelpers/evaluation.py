@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nbhelpers import chat, metrics
+from nbhelpers import chat, metrics, models
 from nbhelpers.errors import AuditError
 
 
@@ -72,7 +72,8 @@ def generate(
             ones = torch.ones(len(rows), shared, dtype=batch["attention_mask"].dtype)
             batch["attention_mask"] = torch.cat([ones, batch["attention_mask"]], dim=1)
         draws = _seeded((seed, begin), model.device) if temperature else contextlib.nullcontext()
-        with torch.inference_mode(), _autocast(model.device.type, dtype), draws:
+        grouped = models.grouped_attention(model.device.type)
+        with torch.inference_mode(), _autocast(model.device.type, dtype), draws, grouped:
             output = model.generate(
                 **batch.to(model.device),
                 **past,
@@ -226,18 +227,25 @@ def text_rows(texts: list[str], tokenizer, max_length: int):
 
 
 def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | None = None) -> list[float]:
-    """Mean negative log-likelihood (nats a labelled token) of each encoded row, shape (rows,)."""
-    losses = []
-    was_training = model.training
+    """Mean negative log-likelihood (nats a labelled token) of each encoded row, shape (rows,).
+
+    Rows of like length are batched together, and only labelled tokens reach the vocabulary projection.
+    """
+    losses: dict[int, float] = {}
+    lengths = [len(ids) for ids in dataset["input_ids"]]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    was_training, head = model.training, model.get_output_embeddings()
     model.eval()
-    for begin in range(0, len(dataset), batch_size):
-        rows = dataset[begin : begin + batch_size]
+    for begin in range(0, len(order), batch_size):
+        members = order[begin : begin + batch_size]
+        rows = dataset[members]
         batch = tokenizer.pad({"input_ids": rows["input_ids"]}, padding_side="right", return_tensors="pt")
         width = batch["input_ids"].shape[1]
-        labels = torch.tensor([row + [chat.IGNORE] * (width - len(row)) for row in rows["labels"]])
+        batch["labels"] = torch.tensor([row + [chat.IGNORE] * (width - len(row)) for row in rows["labels"]])
+        counts = (batch["labels"][:, 1:] != chat.IGNORE).sum(1).tolist()
         with torch.inference_mode(), _autocast(model.device.type, dtype):
-            logits = model(**batch.to(model.device)).logits[:, :-1].float().cpu()
-        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
-        losses += (nll.sum(1) / (labels[:, 1:] != chat.IGNORE).sum(1)).tolist()
+            logits, targets = models.labelled_logits(model, head, batch.to(model.device))
+        nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none").cpu()
+        losses |= {i: part.mean().item() for i, part in zip(members, nll.split(counts), strict=True)}
     model.train(was_training)
-    return losses
+    return [losses[i] for i in range(len(losses))]

@@ -1,3 +1,5 @@
+import contextlib
+import copy
 from types import SimpleNamespace
 
 import datasets
@@ -7,11 +9,12 @@ import torch
 import trl
 from peft import LoraConfig
 
-from nbhelpers import chat, models, training
+from nbhelpers import adapters, chat, models, training
 from nbhelpers.errors import AuditError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 
 CPU = Hardware("cpu", 2, 2**34, None, 0, "Linux")
+LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 T4 = Hardware("cpu", 2, 2**34, "Tesla T4", 2**34, "Linux")
 
 
@@ -40,26 +43,90 @@ def rows(smoke):
     return datasets.Dataset.from_list([conversation() for _ in range(40)])
 
 
-def gradients(trainer_class, model, tokenizer, rows, tmp_path):
+def gradients(trainer_class, model, tokenizer, rows, tmp_path, peft_config=None):
     """Loss and gradients of one batch as this trainer computes them, with the batch's own count of labelled tokens."""
     config = training.sft_config(run(tmp_path))
-    trainer = trainer_class(model, config, train_dataset=rows, processing_class=tokenizer)
+    torch.manual_seed(0)
+    options = {"train_dataset": rows, "processing_class": tokenizer, "peft_config": peft_config}
+    trainer = trainer_class(model, config, **options)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:  # it starts at zero, which would hide A's gradient
+            torch.nn.init.normal_(parameter, std=0.05)
     batch = trainer.data_collator([rows[i] for i in range(6)])
+    assert not batch["attention_mask"].all(), "without padding there is nothing to test"
     count = (batch["labels"][:, 1:] != chat.IGNORE).sum()
-    loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=count)
-    loss.backward()
+    fast = adapters.in_place_lora if trainer_class is training.SFTTrainer else contextlib.nullcontext
+    with fast(trainer.model):
+        loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=count)
+        loss.backward()
     return loss.item(), {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-def test_loss_and_gradients_equal_trl_s(smoke, tokenizer, rows, tmp_path):
-    import copy
-
-    ours = gradients(training.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path)
-    theirs = gradients(trl.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path)
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "LoRA"])
+def test_loss_and_gradients_equal_trl_s(adapter, smoke, tokenizer, rows, tmp_path):
+    ours = gradients(training.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path, adapter)
+    theirs = gradients(trl.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path, adapter)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
     assert ours[1].keys() == theirs[1].keys()
     for name, gradient in theirs[1].items():
         torch.testing.assert_close(ours[1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def curve(trainer_class, rows, tmp_path, seed):
+    """The losses of 30 steps of LoRA under bfloat16 autocast: same rows in the same order, `seed` sets the adapter."""
+    model, tokenizer = models.load("smoke", "bfloat16")
+    torch.manual_seed(seed)
+    r = run(tmp_path, dtype="bfloat16", max_steps=30, learning_rate=3e-3, seed=seed)
+    ordered = training.length_grouped(rows, 4, 30, seed=0)
+    trainer = trainer_class(
+        model, training.sft_config(r), train_dataset=ordered, processing_class=tokenizer, peft_config=LORA
+    )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trainer.train()
+    return np.array([float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry])
+
+
+@pytest.mark.slow
+def test_in_bfloat16_thirty_steps_go_as_with_trl(rows, tmp_path):
+    seeds = range(4)
+    ours = np.array([curve(training.SFTTrainer, rows, tmp_path, seed) for seed in seeds])
+    theirs = np.array([curve(trl.SFTTrainer, rows, tmp_path, seed) for seed in seeds])
+    noise = theirs.std(0, ddof=1).mean()
+    assert ours.shape == (4, 30)
+    assert ours[:, -5:].mean() < ours[:, :5].mean() - 0.3, "nothing was learned, so that agreement says nothing"
+    assert np.abs(ours - theirs).mean() < noise
+
+
+def distances(found, expected):
+    """How far each row of logits is from each of the others, computed without the shortcut that rounds."""
+    return torch.cdist(found, expected, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def test_packed_rows_train_as_they_do_alone(model, tokenizer, rows, tmp_path):
+    """Every labelled token of a packed row has the logits that it has alone: no row sees its neighbour."""
+    r = run(tmp_path, max_steps=4, per_device_train_batch_size=1)
+    trainer = training.sft_trainer(r, model, tokenizer, rows.select(range(4)), packing=True, max_length=512)
+    packed = trainer.data_collator([trainer.train_dataset[0]])
+    assert "attention_mask" not in packed
+    assert len({int(i) for i in packed["position_ids"].flatten()}) < packed["input_ids"].numel(), "nothing was packed"
+    logits, targets = models.labelled_logits(model, model.get_output_embeddings(), packed)
+    alone = [
+        models.labelled_logits(
+            model, model.get_output_embeddings(), {k: torch.tensor([row[k]]) for k in ("input_ids", "labels")}
+        )
+        for row in rows.select(range(4))
+    ]
+    expected = torch.cat([piece for piece, _ in alone])
+    order = torch.cat([wanted for _, wanted in alone])
+    assert sorted(targets.tolist()) == sorted(order.tolist())
+    difference = distances(logits, expected).min(1).values.max()
+    assert difference < 1e-3
+    leaking = packed | {"attention_mask": torch.ones_like(packed["input_ids"]), "position_ids": None}
+    leaking["attention_mask"][:, 0] = 0  # padding on the left: the mask is not left out
+    seen, _ = models.labelled_logits(model, model.get_output_embeddings(), leaking)
+    assert distances(seen, expected).min(1).values.max() > 100 * difference, "a leak would not be noticed"
 
 
 def test_batches_are_alike_in_length_and_cover_each_epoch(rows):

@@ -1,0 +1,84 @@
+"""How fast are answers for an evaluation: one by one, in batches as they come, and as `evaluation.generate` does it?
+
+SmolLM2-135M-Instruct answers held-out `pydocs` questions greedily, at most 48 tokens each, with the KV cache and a
+stop at the end token everywhere. Tokens a second count what was written up to the end of each answer. Texts are
+compared with those of one by one: in float32 they must be the same to the letter.
+
+- one by one: `model.generate` on each prompt.
+- batches: of 32 prompts in the order they come, padded on the left.
+- nbhelpers: `evaluation.generate`: sorted by length, what all prompts begin with computed once.
+"""
+
+import time
+
+import common
+import torch
+
+from nbhelpers import chat, evaluation, models, profiles, sources
+
+MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 32, 48, 32
+
+
+def main() -> None:
+    options = common.parser(__doc__).parse_args()
+    facts = common.machine()
+    model, tokenizer = models.load(MODEL, "float32", profiles.hardware().device)
+    held_out = sources.balanced(sources.load("pydocs", seed=0).test, ["summary"], 20 * PROMPTS, 0)
+    encoded = chat.encode_rows(held_out, tokenizer, 256).dataset
+    stops = sorted(chat.stop_token_ids(tokenizer, model))
+    texts: dict[str, list[str]] = {}
+
+    def prompts_of(number: int) -> list[list[dict]]:
+        rows = encoded.shuffle(seed=number).select(range(PROMPTS))
+        return [row["messages"][:-1] for row in rows]
+
+    def padded(prompts: list[list[dict]]) -> list[evaluation.Answer]:
+        rendered = [chat.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
+        ids = tokenizer(rendered, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+        with torch.inference_mode():
+            output = model.generate(**ids.to(model.device), max_new_tokens=NEW_TOKENS, do_sample=False,
+                                    eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+        written = output[:, ids["input_ids"].shape[1] :].tolist()
+        ends = [next((k for k, token in enumerate(row) if token in stops), None) for row in written]
+        return [
+            evaluation.Answer(
+                tokenizer.decode(row[:end], skip_special_tokens=True), len(row) if end is None else end + 1, True
+            )
+            for row, end in zip(written, ends, strict=True)
+        ]
+
+    def timed(name: str, answer):
+        def measure(number: int) -> dict[str, float]:
+            prompts = prompts_of(number)
+            start = time.perf_counter()
+            answers = answer(prompts)
+            seconds = time.perf_counter() - start
+            texts[name] = texts.get(name, []) + [one.text for one in answers]
+            return {"tokens_per_second": sum(one.tokens for one in answers) / seconds, "seconds": seconds}
+
+        return measure
+
+    ways = {
+        "one by one": lambda prompts: [padded([prompt])[0] for prompt in prompts],
+        "batches": padded,
+        "nbhelpers": lambda prompts: evaluation.generate(
+            model, tokenizer, prompts, max_new_tokens=NEW_TOKENS, batch_size=BATCH
+        ),
+    }
+    figures = common.interleave({name: timed(name, answer) for name, answer in ways.items()}, options.rounds)
+    results, lines = {}, []
+    for name in ways:
+        speed = common.spread(figures[name]["tokens_per_second"])
+        over = common.ratio(figures, "seconds", "one by one", name)
+        same = sum(a == b for a, b in zip(texts[name], texts["one by one"], strict=True))
+        results[name] = {"tokens_per_second": speed, "faster_than_one_by_one": over, "same_text": same,
+                         "prompts": len(texts[name])}  # fmt: skip
+        lines.append({"answers": name, "tokens/s": f"{speed['median']:.0f} [{speed['low']:.0f}, {speed['high']:.0f}]",
+                      "times one by one": f"{over['median']:.1f} [{over['low']:.1f}, {over['high']:.1f}]",
+                      "same text": f"{same} of {len(texts[name])}"})  # fmt: skip
+    print(f"\n{common.table(lines)}")
+    common.write("generation", options.output, facts, results)
+
+
+if __name__ == "__main__":
+    main()

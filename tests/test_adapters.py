@@ -1,0 +1,131 @@
+import contextlib
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+
+from nbhelpers import adapters, models
+
+
+def adapted(model, **fields):
+    """The model with a LoRA whose B is not zero, so that it changes something."""
+    torch.manual_seed(0)
+    config = LoraConfig(**({"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | fields))
+    wrapped = get_peft_model(model, config)
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    return wrapped.train()
+
+
+IDS = torch.randint(3, 2_000, (3, 40), generator=torch.Generator().manual_seed(1))
+
+
+def step(model, dtype="float32", context=contextlib.nullcontext):
+    """Logits and the gradient of every parameter that has one, of one pass over the same tokens."""
+    model.zero_grad()
+    with context(model), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        logits = model(input_ids=IDS, use_cache=False).logits.float()
+        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()).backward()
+    return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def touched(model):
+    return [layer for layer in model.modules() if isinstance(layer, LoraLayer) and layer.lora_variant]
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_logits_and_gradients_are_peft_s(quantised):
+    model = adapted(
+        models.load("smoke", "float32", quantization_config=models.nf4("float32") if quantised else None)[0]
+    )
+    logits, gradients = step(model)
+    found, ours = step(model, context=adapters.in_place_lora)
+    torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
+    assert ours.keys() == gradients.keys()
+    assert len(ours) == 2 * 7 * 4  # A and B of seven linear layers in four blocks
+    for name, gradient in gradients.items():
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_block_really_changes_how_layers_compute():
+    model = adapted(models.load("smoke", "float32")[0])
+    with adapters.in_place_lora(model):
+        assert len(touched(model)) == 7 * 4
+
+
+def test_in_bfloat16_it_differs_from_float32_no_more_than_peft():
+    exact = step(adapted(models.load("smoke", "float32")[0]))[1]
+    model = adapted(models.load("smoke", "bfloat16")[0])
+    theirs, ours = step(model, "bfloat16")[1], step(model, "bfloat16", adapters.in_place_lora)[1]
+
+    def off(gradients):
+        return sum((gradients[n] - exact[n]).norm().item() for n in exact) / sum(
+            g.norm().item() for g in exact.values()
+        )
+
+    assert 0 < off(ours) < 1.2 * off(theirs)
+
+
+def kept_bytes(model, context) -> int:
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step(model, "bfloat16", context)
+    return sum(size for size, _ in kept.values())
+
+
+def test_less_is_kept_for_the_backward_pass():
+    model = adapted(models.load("smoke", "bfloat16")[0])
+    assert kept_bytes(model, adapters.in_place_lora) < 0.92 * kept_bytes(model, contextlib.nullcontext)
+
+
+@pytest.mark.parametrize("fields", [{"lora_dropout": 0.1}, {"use_dora": True}], ids=str)
+def test_what_is_not_plain_lora_is_left_alone(model, fields):
+    model = adapted(model, **fields)
+    before = [dict(layer.lora_variant) for layer in model.modules() if isinstance(layer, LoraLayer)]
+    with adapters.in_place_lora(model):
+        within = [dict(layer.lora_variant) for layer in model.modules() if isinstance(layer, LoraLayer)]
+    assert within == before
+
+
+def test_rank_stabilised_and_two_active_adapters_are_peft_s(model):
+    model = adapted(model, use_rslora=True)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    logits, gradients = step(model)
+    found, ours = step(model, context=adapters.in_place_lora)
+    torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_activation_checkpointing_gives_the_same_gradients(model):
+    model = adapted(model)
+    gradients = step(model)[1]
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for name, gradient in step(model, context=adapters.in_place_lora)[1].items():
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_everything_is_as_it_was_afterwards_even_after_an_error(model):
+    model = adapted(model)
+    plain = copy.deepcopy(model)
+    with pytest.raises(RuntimeError, match="on purpose"), adapters.in_place_lora(model):
+        raise RuntimeError("on purpose")
+    assert not touched(model)
+    assert all(layer.cast_input_dtype_enabled for layer in model.modules() if isinstance(layer, LoraLayer))
+    merged, expected = model.merge_and_unload(), plain.merge_and_unload()
+    torch.testing.assert_close(merged(input_ids=IDS).logits, expected(input_ids=IDS).logits)
