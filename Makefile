@@ -2,6 +2,7 @@
 # make test   run the tests
 # Each makes .venv and installs into it on first use. PYTHON, TORCH_INDEX, PROFILE, RUN_ID and ARGS can be set:
 #   make run PROFILE=smoke        make test ARGS="tests/test_chat.py -k mask"
+#   make bench                  how fast training, evaluation and cleaning are, beside their peers (about an hour)
 #   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu      torch without CUDA, on Linux
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint reference clean
+.PHONY: run test lint reference bench clean
 
 run: $(READY)
 	$(BIN)/python -m nbhelpers run --profile $(PROFILE) --run-id $(RUN_ID) $(ARGS)
@@ -29,6 +30,11 @@ lint: $(READY)
 reference: $(READY)
 	$(BIN)/python -m nbhelpers run --profile cpu --run-id reference-run
 	$(BIN)/python -m nbhelpers reference outputs/reference-run
+
+bench: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r benchmarks/requirements.txt
+	for name in startup generation loss_curves data_preparation training_throughput; do \
+		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

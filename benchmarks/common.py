@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from nbhelpers import cost, profiles
 from nbhelpers.run import repository_root, write_json
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "rensa")
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "rensa", "datasketch")
 ROUNDS = 5
 
 
@@ -41,7 +42,7 @@ def machine() -> dict:
         "memory_bytes": hardware.memory,
         "gpu": hardware.gpu,
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: metadata.version(name) for name in PACKAGES if find_spec(name)},
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "precision": profiles.precision(hardware),
         "matrix_product_peak": {

@@ -1,6 +1,6 @@
 """How fast are answers for an evaluation: one by one, in batches as they come, and as `evaluation.generate` does it?
 
-SmolLM2-135M-Instruct answers held-out `pydocs` questions greedily, at most 48 tokens each, with the KV cache and a
+SmolLM2-135M-Instruct answers held-out `pydocs` questions greedily, at most 32 tokens each, with the KV cache and a
 stop at the end token everywhere. Tokens a second count what was written up to the end of each answer. Texts are
 compared with those of one by one: in float32 they must be the same to the letter.
 
@@ -16,7 +16,7 @@ import torch
 
 from nbhelpers import chat, evaluation, models, profiles, sources
 
-MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 32, 48, 32
+MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 32, 32, 32
 
 
 def main() -> None:

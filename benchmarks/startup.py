@@ -1,4 +1,4 @@
-"""How long until something happens: import, model load, first training step, and each notebook under `smoke` and `cpu`?
+"""How long until something happens: import, model load, first training step, and the end of each notebook?
 
 Every figure is of a fresh process. The notebooks' wall times are those of the reference run (`outputs/reference`), the
 only one long enough to take once.

@@ -2,13 +2,13 @@
 
 SmolLM2-135M-Instruct on `pydocs` rows, batches of 8 rows (2 packed rows of 512 tokens), LoRA of rank 16 on all linear
 layers. Every path gets the same rows with the same labels; each round draws other rows, runs a step that is not counted
-and then times two. Tokens are real ones, padding left out. All paths compute in the precision that this machine is fast
-in, except the old recipe, which is float32. The peak is that of a fresh process that trains on the same rows, over what
-it held before it loaded the model.
+and times the next. Tokens are real ones, padding left out. All paths compute in the precision that this machine is fast
+in, except the old recipe, which is float32. The peak is that of a fresh process that trains on such rows (of nbhelpers'
+batches, grouped by length, the longest of twelve is among them), over what it held before it loaded the model.
 
 - old recipe: float32, batches of 4 padded to 512, AdamW in a loop, transformers' own Trainer and loss.
 - TRL: SFTTrainer with its defaults (activation checkpointing, dynamic padding, random order); packed: best-fit
-  decreasing into rows of 512; packed, fast: the same without checkpointing.
+  decreasing into rows of 512; fast: the same without checkpointing.
 - bare: a loop in plain torch over TRL's packed batches: no checkpointing, adapters in float32, logits of every token.
 - nbhelpers: `training.sft_trainer` with the defaults of the `cpu` profile; lean: with activation checkpointing, which
   is what to hold against TRL's own peak.
@@ -30,9 +30,18 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, Train
 
 from nbhelpers import chat, cost, memory, models, profiles, sources, training
 
-MODEL, MAX_LENGTH, TIMED_STEPS = "smollm2-135m", 256, 2
+MODEL, MAX_LENGTH, TIMED_STEPS = "smollm2-135m", 256, 1
 METHODS = {
-    "lora": ("old recipe", "TRL", "TRL packed", "TRL packed, fast", "bare packed", "nbhelpers, lean", "nbhelpers"),
+    "lora": (
+        "old recipe",
+        "TRL",
+        "TRL, fast",
+        "TRL packed",
+        "TRL packed, fast",
+        "bare packed",
+        "nbhelpers, lean",
+        "nbhelpers",
+    ),
     "qlora": ("TRL", "TRL packed", "TRL packed, fast", "nbhelpers, lean", "nbhelpers"),
     "full": ("TRL", "TRL packed", "TRL packed, fast", "nbhelpers, lean", "nbhelpers"),
 }
@@ -149,12 +158,14 @@ class Contender:
     def __init__(self, method: str, path: str, rows, dtype: str, folder: str):
         self.trainer = build(method, path, rows, dtype, 1 + TIMED_STEPS, folder)
         self.trainer.remove_callback(PrinterCallback)
-        self.path, self.prepared = path, self.trainer.train_dataset
+        self.path, self.prepared = path, rows if path.startswith("nbhelpers") else self.trainer.train_dataset
 
-    def measure(self, number: int) -> dict[str, float]:
-        """The figures of round `number`, on rows of its own."""
+    def measure(self, number: int, longest: bool = False) -> dict[str, float]:
+        """The figures of round `number`, on rows of its own; with `longest` the longest batch is among them."""
         if self.path.startswith("nbhelpers"):
-            rows = training.length_grouped(self.prepared, 8, 1 + TIMED_STEPS, seed=number)
+            several = training.length_grouped(self.prepared, 8, 12, seed=number)  # the longest of them stands first
+            first = 0 if longest else 8
+            rows = several.select(range(first, first + 8 * (1 + TIMED_STEPS)))
         else:
             rows = self.prepared.shuffle(seed=number)
         return (bare if self.path.startswith("bare") else train)(self.trainer, rows)
@@ -170,7 +181,7 @@ def main() -> None:
     if options.child:
         method, path, folder = options.child
         with memory.peak(profiles.hardware().device) as peak:
-            Contender(method, path, datasets.load_from_disk(f"{folder}/rows"), dtype, folder).measure(0)
+            Contender(method, path, datasets.load_from_disk(f"{folder}/rows"), dtype, folder).measure(0, longest=True)
         print(json.dumps({"peak_memory_bytes": peak.bytes}))
         return
     with tempfile.TemporaryDirectory() as folder:

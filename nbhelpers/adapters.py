@@ -18,7 +18,7 @@ class _AddLowRank(torch.autograd.Function):
     def forward(ctx, result, x, A, B, scaling):
         dtype = result.dtype
         rows = x.to(dtype).flatten(0, -2)
-        narrow = (rows @ A.to(dtype).T).mul_(scaling)
+        narrow = (rows @ A.to(dtype).T).mul_(scaling).to(dtype)  # autocast may have lowered it
         result.view(-1, result.shape[-1]).addmm_(narrow, B.to(dtype).T)
         ctx.mark_dirty(result)
         ctx.save_for_backward(rows, narrow, A, B)
@@ -26,13 +26,17 @@ class _AddLowRank(torch.autograd.Function):
         return result
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         rows, narrow, A, B = ctx.saved_tensors
         shape, dtype = ctx.input
         outer = gradient.flatten(0, -2)
         inner = (outer @ B.to(outer.dtype)).mul_(ctx.scaling)
-        to_x = (inner @ A.to(inner.dtype)).view(shape).to(dtype) if ctx.needs_input_grad[1] else None
-        return gradient, to_x, (inner.T @ rows).to(A.dtype), (outer.T @ narrow).to(B.dtype), None
+        _, for_x, for_A, for_B, _ = ctx.needs_input_grad
+        to_x = (inner @ A.to(inner.dtype)).view(shape).to(dtype) if for_x else None
+        to_A = (inner.T @ rows).to(A.dtype) if for_A else None
+        to_B = (outer.T @ narrow).to(B.dtype) if for_B else None
+        return gradient, to_x, to_A, to_B, None
 
 
 class _InPlace(LoraVariant):
@@ -43,12 +47,29 @@ class _InPlace(LoraVariant):
         A, B = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
         return _AddLowRank.apply(result, x, A, B, module.scaling[active_adapter])
 
+    @staticmethod
+    def merge_safe(module, active_adapter, orig_weight):
+        return orig_weight + module.get_delta_weight(active_adapter).to(orig_weight.dtype)
 
-def _plain(layer: LoraLayer, name: str) -> bool:
-    """Whether the adapter `name` is Hu et al.'s, on a linear layer of full precision or of 4 bits, and nothing else."""
-    linear = {type(layer).__name__, type(layer.get_base_layer()).__name__} in ({"Linear"}, {"Linear4bit"})
-    extra = name in layer.lora_variant or layer.lora_bias[name]
-    return linear and not extra and isinstance(layer.lora_dropout[name], torch.nn.Identity)
+    @staticmethod
+    def merge_unsafe(module, active_adapter, orig_weight):
+        orig_weight.data += module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    @staticmethod
+    def unmerge(module, active_adapter, orig_weight):
+        return orig_weight - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+
+def _plain(layer: LoraLayer) -> bool:
+    """Whether every adapter of a layer is Hu et al.'s, on a linear layer of full precision or of 4 bits, unsharded."""
+    if {type(layer).__name__, type(layer.get_base_layer()).__name__} not in ({"Linear"}, {"Linear4bit"}):
+        return False
+    weights = [matrix[name].weight for name in layer.lora_A for matrix in (layer.lora_A, layer.lora_B)]
+    whole = all(type(weight) is torch.nn.Parameter and weight.dim() == 2 for weight in weights)
+    extra = bool(layer.lora_variant) or any(layer.lora_bias.values())
+    return (
+        whole and not extra and all(isinstance(dropout, torch.nn.Identity) for dropout in layer.lora_dropout.values())
+    )
 
 
 @contextlib.contextmanager
@@ -56,16 +77,15 @@ def in_place_lora(model):
     """Within the block, plain LoRA layers add their update to the frozen layer's output in place.
 
     PEFT makes four tensors as wide as the layer (the update, its product with the scaling, the sum, and the gradient of
-    the product) and, where adapters are float32 under autocast, a float32 copy of every input that is kept for the
-    backward pass. Here there is none of them; the result and the gradients are the same. Layers with dropout, a bias,
-    DoRA or another variant, and quantised layers of other kinds are left as they are.
+    the product) and, where adapters are float32 under autocast, casts every input up and down again and keeps the copy.
+    Here there is none of them; the result and the gradients are the same to rounding. Layers with dropout, a bias, DoRA
+    or another variant, sharded adapters, and quantised layers of other kinds are left as they are.
     """
     taken = [
         (layer, name, layer.cast_input_dtype_enabled)
         for layer in model.modules()
-        if isinstance(layer, LoraLayer)
+        if isinstance(layer, LoraLayer) and _plain(layer)
         for name in layer.lora_A
-        if _plain(layer, name)
     ]
     for layer, name, _ in taken:
         layer.lora_variant[name], layer.cast_input_dtype_enabled = _InPlace(), False
@@ -73,5 +93,5 @@ def in_place_lora(model):
         yield
     finally:
         for layer, name, cast in taken:
-            del layer.lora_variant[name]
+            layer.lora_variant.pop(name, None)  # the adapter may have been deleted meanwhile
             layer.cast_input_dtype_enabled = cast

@@ -9,8 +9,9 @@ Motwani 1998) find the pairs worth comparing; every pair is then compared exactl
 
 import hashlib
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from nbhelpers import chat, cleaning
 from nbhelpers.cleaning import Cleaned
@@ -20,6 +21,8 @@ PERMUTATIONS = 120
 BANDS = 24  # of 5 rows: a pair of similarity 0.75 is compared with probability 0.998
 MORE_BANDS = 40  # of 3 rows, for lower thresholds: a pair of similarity 0.5 is compared with probability 0.995
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # scripts without spaces: by sign
+_WITHIN = re.compile(r"['\u2019](?<=\w.)(?=\w)")  # an apostrophe within a word
+_SPACED = "".join(sign.lower() if re.match(r"\w", sign) else " " for sign in map(chr, range(128)))
 _SMALL_WORDS = frozenset((
     "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "if", "in", "is",
     "it", "its", "no", "of", "on", "or", "that", "the", "this", "to", "with",
@@ -28,17 +31,9 @@ _SMALL_WORDS = frozenset((
 
 def words(text: str) -> list[str]:
     """The words of a text, in order, in small letters, without punctuation."""
-    return _WORD.findall(re.sub(r"(?<=\w)['\u2019](?=\w)", "", text.casefold()))
-
-
-def _numbered(found: list[str]) -> list[str]:
-    """Each word with how often it came before, so that a set of them counts repetitions."""
-    seen: dict[str, int] = {}
-    out = []
-    for word in found:
-        count = seen[word] = seen.get(word, 0) + 1
-        out.append(word if count == 1 else f"{word} {count}")
-    return out
+    if text.isascii():  # the same, three times as fast
+        return (_WITHIN.sub("", text) if "'" in text else text).translate(_SPACED).split()
+    return _WORD.findall(_WITHIN.sub("", text.casefold()))
 
 
 def is_slip(a: str, b: str) -> bool:
@@ -69,6 +64,63 @@ def jaccard(a: Iterable[str], b: Iterable[str]) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
+class _Numbers(dict[str, int]):
+    """Word -> its number, the next one where it is new; a text that repeats a word has another number for each time.
+
+    So the numbers of a text are a set that counts repetitions.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.words: list[str] = []  # by number; the second time a word comes it is written `word 2`
+        self.first = array("I")  # by number: that of the same word the first time
+        self.again = array("I")  # by number: that of the same word once more; 0 where no text had it yet
+
+    def __missing__(self, word: str) -> int:
+        number = self[word] = len(self.words)
+        self._new(word, number)
+        return number
+
+    def _new(self, word: str, first: int) -> None:
+        self.words.append(word)
+        self.first.append(first)
+        self.again.append(0)
+
+    def _once_more(self, number: int) -> int:
+        first = self.first[number]
+        times = 2 if number == first else int(self.words[number].rpartition(" ")[2]) + 1
+        self.again[number] = len(self.words)
+        self._new(f"{self.words[first]} {times}", first)
+        return self.again[number]
+
+    def of(self, found: list[str]) -> array:
+        """The numbers of the words of a text, in order; in `found` what is repeated becomes `word 2`, `word 3`."""
+        again, words, numbers = self.again, self.words, []
+        latest: dict[int, int] = {}
+        for place, first in enumerate(map(self.__getitem__, found)):
+            if first in latest:
+                number = latest[first]
+                number = latest[first] = again[number] or self._once_more(number)
+                found[place] = words[number]
+                numbers.append(number)
+            else:
+                latest[first] = first
+                numbers.append(first)
+        return array("I", numbers)
+
+
+def _signs(words: list[str]):
+    """For each word its signs as bits, three for a digit: where one word is a slip of another, at most two differ."""
+    import numpy as np
+
+    codes = np.frombuffer("".join(f"{word} " for word in words).encode("utf-32-le", "surrogatepass"), np.uint32)
+    bits = np.uint64(1) << (codes % 39)  # letters and digits each have a place of their own
+    digits = (codes >= ord("0")) & (codes <= ord("9"))
+    bits[digits] |= bits[digits] << np.uint64(30) | bits[digits] << np.uint64(40)
+    lengths = np.array([len(word) + 1 for word in words], int)
+    return np.bitwise_or.reduceat(bits, np.cumsum(lengths) - lengths) if words else bits
+
+
 class DuplicateIndex:
     """The texts kept so far, and which of them a new text nearly repeats.
 
@@ -85,57 +137,58 @@ class DuplicateIndex:
             raise ParameterError(
                 f"threshold={threshold!r} is outside 0.5 to 1; texts that share less are not the same."
             )
+        import numpy as np
         from rensa import RMinHashLSH
 
         self.threshold, self.seed, self.min_words = threshold, seed, min_words
         self._lsh = RMinHashLSH(threshold, PERMUTATIONS, BANDS if threshold >= 0.75 else MORE_BANDS)
-        self._numbers: dict[str, int] = {}  # word as `_numbered` gives it -> its number
-        self._words: list[str] = []  # by number
-        self._frequency: Counter[str] = Counter()  # plain word -> texts that have it
+        self._numbers = _Numbers()
+        self._first = np.zeros(0, np.uint32)  # by number: that of the same word the first time
+        self._signs = np.zeros(0, np.uint64)  # by number: `_signs`
+        self._frequency = np.zeros(0, int)  # by number: texts that have it
         self._ids: list[str] = []
-        self._kept: list = []  # arrays of word numbers
+        self._kept: list[array] = []  # of word numbers
 
-    def similarity(self, a: set[int], b: set[int]) -> float:
+    def similarity(self, a: Collection[int], b: set[int]) -> float:
         """Jaccard similarity of two texts as sets of word numbers, slips forgiven; 0 below the threshold.
 
         A word that may be a slip of two others goes to the first of them: the best pairing is not searched for.
         """
-        shared, total = len(a & b), len(a) + len(b)
-        most = min(len(a), len(b))
+        import numpy as np
+
+        total, most = len(a) + len(b), min(len(a), len(b))
         if most < self.threshold * (total - most):  # even if every word of the shorter were in the longer
             return 0.0
-        left, right = a - b, b - a
+        a = set(a)
+        shared = len(a & b)
         slips = max(0.3, 1 - self.threshold)  # at most: beyond that two texts are not the same, however alike the words
-        if len(left) > slips * len(a) + 1 or len(right) > slips * len(b) + 1:
+        if len(a) - shared > slips * len(a) + 1 or len(b) - shared > slips * len(b) + 1:
             return 0.0
-        rest = [self._plain(number) for number in sorted(right)]
-        for word in map(self._plain, sorted(left)):
-            slip = next((other for other in rest if is_slip(word, other) and self._forgiven(word, other)), None)
-            if slip is not None:
-                shared += 1
-                rest.remove(slip)
+        left, right = (self._first[sorted(rest)] for rest in (a - b, b - a))
+        taken: set[int] = set()
+        rows = 1 + 1_000_000 // (1 + len(right))  # words compared at a time
+        for start in range(0, len(left), rows):
+            block = left[start : start + rows]
+            near = np.bitwise_count(self._signs[block][:, None] ^ self._signs[right]) <= 2
+            most = shared + np.count_nonzero(near.any(axis=1)) + len(left) - start - len(block)
+            if most / (total - most) < self.threshold:  # even if all of these were slips
+                return 0.0
+            paired = -1
+            for i, j in np.argwhere(near).tolist():
+                if i != paired and j not in taken and self._is_slip(block[i], right[j]):
+                    paired = i
+                    taken.add(j)
+                    shared += 1
         value = shared / (total - shared) if total else 1.0
         return value if value >= self.threshold else 0.0
 
-    def _plain(self, number: int) -> str:
-        return self._words[number].partition(" ")[0]
-
-    def _forgiven(self, a: str, b: str) -> bool:
-        """Whether two words a keystroke apart are one word: one of them is a small word, or found hardly anywhere."""
+    def _is_slip(self, a: int, b: int) -> bool:
+        """Whether two words are a keystroke apart, and one of them is a small word or found hardly anywhere."""
+        words = self._numbers.words[a], self._numbers.words[b]
+        if not is_slip(*words):
+            return False
         rare, common = sorted((self._frequency[a], self._frequency[b]))
-        return rare <= max(1, common / 20) or not _SMALL_WORDS.isdisjoint((a, b))
-
-    def _numbers_of(self, text: str) -> list[int]:
-        numbers = []
-        found = words(text) or [text.strip()]
-        self._frequency.update(set(found))
-        for word in _numbered(found):
-            number = self._numbers.get(word)
-            if number is None:
-                number = self._numbers[word] = len(self._words)
-                self._words.append(word)
-            numbers.append(number)
-        return numbers
+        return rare <= max(1, common / 20) or not _SMALL_WORDS.isdisjoint(words)
 
     def add(
         self, ids: list[str], texts: list[str], keep: bool = True, compare: bool = True
@@ -145,21 +198,31 @@ class DuplicateIndex:
         With `keep=False` the texts are only compared with what is in the index, and it stays as it is; with
         `compare=False` every one is kept, whatever it repeats.
         """
-        from array import array
-
+        import numpy as np
         from rensa import RMinHash
 
-        before = None if keep else self._frequency.copy()
-        counted = [self._numbers_of(text) for text in texts]  # first all: how rare a word is shows at the end
-        sketches = RMinHash.from_token_sets(
-            [[self._words[n] for n in numbers] for numbers in counted], PERMUTATIONS, self.seed
-        )
+        counted: list[array] = []
+
+        def written():
+            for text in texts:
+                found = words(text) or [text.strip()]
+                counted.append(self._numbers.of(found))
+                yield found
+
+        sketches = RMinHash.from_token_sets(written(), PERMUTATIONS, self.seed)
+        before, all_words = self._frequency, self._numbers.words
+        self._first = np.array(self._numbers.first)
+        self._signs = np.concatenate([self._signs, _signs(all_words[len(self._signs) :])])
+        self._frequency = np.bincount(np.frombuffer(b"".join(counted), np.uint32), minlength=len(all_words))
+        self._frequency[: len(before)] += before  # of all texts first: how rare a word is shows at the end
         found: list[tuple[str, float] | None] = []
         for name, numbers, sketch in zip(ids, counted, sketches, strict=True):
-            mine, best = set(numbers), None
+            best = None
             long = len(numbers) >= self.min_words
-            for key in sorted(self._lsh.query(sketch)) if long and compare else ():
-                value = self.similarity(set(self._kept[key]), mine)
+            keys = self._lsh.query(sketch) if long and compare else ()
+            mine = set(numbers) if keys else set()
+            for key in sorted(keys):
+                value = self.similarity(self._kept[key], mine)
                 if value and (best is None or value > best[1]):
                     best = (self._ids[key], value)
                     if value == 1:
@@ -168,8 +231,8 @@ class DuplicateIndex:
             if keep and best is None and long:
                 self._lsh.insert(len(self._ids), sketch)
                 self._ids.append(name)
-                self._kept.append(array("I", numbers))
-        if before is not None:
+                self._kept.append(numbers)
+        if not keep:
             self._frequency = before
         return found
 

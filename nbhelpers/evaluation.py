@@ -233,7 +233,7 @@ def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | N
     """
     losses: dict[int, float] = {}
     lengths = [len(ids) for ids in dataset["input_ids"]]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # what does not fit fails at once
     was_training, head = model.training, model.get_output_embeddings()
     model.eval()
     for begin in range(0, len(order), batch_size):

@@ -12,7 +12,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4: 4 bits a weight, an 8-bit constant a block of 64, a 32-bit one 256 blocks (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 # On a CPU the C library cannot reuse every freed block for one of another size. Measured: a third of the activations
-# (SmolLM2-135M, LoRA, glibc, a process that has done nothing else; more in one that has generated text before).
+# (SmolLM2-135M, LoRA, glibc, a process that has done nothing else; more in one that has generated text before). What
+# lives from step to step finds room there: the peak of full fine-tuning is its weights, optimizer and activations.
 CPU_ALLOCATOR_SHARE = 0.35
 ERROR_MARGIN = 0.3  # share by which a prediction may be off; Run refuses only beyond it
 
@@ -93,6 +94,7 @@ def predict(
     lora_rank: int = 16,
     gradient_checkpointing: bool = False,
     device: str = "cpu",
+    gradient_accumulation_steps: int = 1,
 ) -> dict[str, int]:
     """Peak bytes of training, by part; the sum is the prediction.
 
@@ -100,27 +102,38 @@ def predict(
         method: `full`, `lora` or `qlora` (NF4 with double quantisation); adapters on all linear layers.
         dtype: of the weights and of autocast.
         plan: its largest micro-batch decides.
+        gradient_accumulation_steps: micro-batches a step. From two on, the gradients of the first are there while the
+            next is computed; with one, they are made as the activations are given back, and only what they take beyond
+            these counts.
 
-    The activations are what autograd keeps for the backward pass of a Llama block under autocast, counted tensor by
-    tensor: per token 28 h + 8 i bytes in two-byte precision when the adapters are trained (two norms' float32
-    inputs, the inputs of seven adapters, q, k, v and the attention's output, three products of the gated MLP), where
-    h and i are hidden and intermediate size.
+    The activations are what autograd keeps for the backward pass of a Llama block, counted tensor by tensor. Per token,
+    with h and i the hidden and intermediate size, q and v the width of all query and of all value heads: two norms'
+    float32 inputs (8 h bytes); in the compute precision the inputs of q, k and v, and of gate and up (2 h), the queries
+    and the input of o (2 q), keys and values (2 v) and the gated MLP's four products (4 i); a statistic a head and
+    norm. LoRA adds the r-wide product of each adapter (`adapters.in_place_lora`), full fine-tuning the two normalised
+    inputs (2 h).
     """
     width, tokens = BYTES[dtype], plan.largest_batch_tokens
     linear, trained = shape.linear_parameters, shape.lora_parameters(lora_rank)
     rest = shape.parameters - linear
     weights = {"full": linear * width, "lora": linear * width, "qlora": linear * NF4_BYTES}[method] + rest * width
     trained, state_width = (shape.parameters, width) if method == "full" else (trained, 4)  # adapters are float32
-    h, i = shape.hidden_size, shape.intermediate_size
-    block = (8 * h + width * (10 * h + 4 * i)) * tokens
+    h, queries, values = shape.hidden_size, shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
+    own = 2 * h if method == "full" else 7 * lora_rank  # normalised inputs, or each adapter's narrow product
+    statistics = 4 * (shape.heads + 2)
+    block = (
+        8 * h + width * (2 * h + 2 * queries + 2 * values + 4 * shape.intermediate_size + own) + statistics
+    ) * tokens
     kept = width * h * tokens * shape.layers + block if gradient_checkpointing else block * shape.layers
+    gradients, optimizer = trained * state_width, 2 * trained * state_width
+    slack = CPU_ALLOCATOR_SHARE * kept - gradients - optimizer if device == "cpu" else 0
     return {
         "weights": int(weights),
         "adapter": 0 if method == "full" else trained * state_width,
-        "gradients": trained * state_width,
-        "optimizer": 2 * trained * state_width,
+        "gradients": gradients if gradient_accumulation_steps > 1 else max(0, int(gradients - kept)),
+        "optimizer": optimizer,
         "activations": int(kept),
-        "allocator": int(CPU_ALLOCATOR_SHARE * kept) if device == "cpu" else 0,
+        "allocator": max(0, int(slack)),
         "logits": plan.largest_batch_labelled_tokens * shape.vocabulary * (2 * width + 3 * 4),  # and their gradients
     }
 

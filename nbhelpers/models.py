@@ -368,8 +368,8 @@ def labelled_logits(model, head, batch: dict):
     """`(logits, targets)` of the labelled tokens alone: shapes (labelled tokens, vocabulary) and (labelled tokens,).
 
     The vocabulary projection is the widest layer of a small model, and an answer often a tenth of its row. Rows padded
-    on the right are run without a mask for the padding: a causal model looks back only, so that no real token sees it,
-    and attention may take its causal kernel, which skips half of the work.
+    on the right (and not packed) are run without a mask for the padding: a causal model looks back only, so that no
+    real token sees it, and attention may take its causal kernel, which skips half of the work.
 
     Args:
         model: a causal language model, or what an accelerator wrapped around it.
@@ -379,7 +379,9 @@ def labelled_logits(model, head, batch: dict):
     labels, mask = batch["labels"], batch.get("attention_mask")
     learned = labels[:, 1:] != IGNORE
     length = labels.shape[1]
-    left_out = ("labels", "attention_mask") if mask is not None and mask[:, 0].all() else ("labels",)
+    on_the_right = mask is not None and mask.dim() == 2 and "position_ids" not in batch
+    on_the_right = on_the_right and bool(mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all())
+    left_out = ("labels", "attention_mask") if on_the_right else ("labels",)
 
     def keep_learned(module, arguments):
         return (arguments[0][:, -length:-1][learned],)  # the last `length` positions: soft prompts stand before

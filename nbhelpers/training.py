@@ -59,7 +59,7 @@ class Watch(TrainerCallback):
 
 
 class SFTTrainer(TRLSFTTrainer):
-    """TRL's SFT trainer without the work that its step does for nothing; loss and gradients are the same.
+    """TRL's SFT trainer without the work that its step does for nothing; loss and gradients are the same to rounding.
 
     - The vocabulary projection is applied to labelled tokens only: the answer is often a tenth of a row, and tens of
       thousands of logits a token, with their softmax and backward pass, are the most expensive part of a small model.
@@ -74,7 +74,9 @@ class SFTTrainer(TRLSFTTrainer):
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         logits, targets = models.labelled_logits(model, head, inputs)
         total = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-        loss = total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+        loss = total / (max(1, len(targets)) if num_items_in_batch is None else num_items_in_batch)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # the count is that of all processes; DDP takes the mean
         if self.model.training:
             mask = inputs.get("attention_mask")
             self.real_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
@@ -176,9 +178,12 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
     """
     p, device = run.parameters, run.hardware.device
     shape, plan = memory.Shape.of(models.fetch(p.model_id)), count_tokens(run, train_dataset)
-    parts = memory.predict(shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device)
+    parts = memory.predict(
+        shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device, p.gradient_accumulation_steps
+    )
     flops = cost.training_flops(shape, method, plan, p.gradient_checkpointing)
-    seconds = cost.training_seconds(flops, cost.matrix_product_rate(run.dtype, device))
+    rate = cost.matrix_product_rate(run.dtype, device)
+    seconds = cost.training_seconds(flops, rate, cost.SHARE_OF_PEAK[run.dtype])
     found = Forecast(parts, seconds, cost.dollars(seconds, cost.prices()[run.profile.price].dollars_per_hour))
     fits = memory.check(found.peak_memory_bytes, profiles.memory_free(device), p.force)
     print(f"{name:8} {fits}; {plan.tokens:,} tokens in about {seconds:.0f} s, ${found.dollars:.4f}")

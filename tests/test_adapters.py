@@ -92,6 +92,32 @@ def test_less_is_kept_for_the_backward_pass():
     assert kept_bytes(model, adapters.in_place_lora) < 0.92 * kept_bytes(model, contextlib.nullcontext)
 
 
+def test_four_bits_with_float32_inputs_under_autocast_go_as_with_peft():
+    model = adapted(models.load("smoke", "float32", quantization_config=models.nf4("bfloat16"))[0])
+    gradients = step(model, "bfloat16")[1]
+    for name, gradient in step(model, "bfloat16", adapters.in_place_lora)[1].items():
+        torch.testing.assert_close(gradient, gradients[name], rtol=0.1, atol=0.1 * gradients[name].abs().max().item())
+
+
+def test_merging_within_the_block_merges(model):
+    model = adapted(model).eval()
+    expected = model(input_ids=IDS).logits
+    with adapters.in_place_lora(model):
+        model.merge_adapter()
+        torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
+        model.unmerge_adapter()
+    torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_other_kinds_of_lora_layers_are_left_alone(model):
+    from peft import AdaLoraConfig
+
+    config = AdaLoraConfig(target_modules=["q_proj"], total_step=10, task_type="CAUSAL_LM")
+    wrapped = get_peft_model(model, config)
+    with adapters.in_place_lora(wrapped):
+        assert not touched(wrapped)
+
+
 @pytest.mark.parametrize("fields", [{"lora_dropout": 0.1}, {"use_dora": True}], ids=str)
 def test_what_is_not_plain_lora_is_left_alone(model, fields):
     model = adapted(model, **fields)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from nbhelpers import chat, memory, models
+from nbhelpers import adapters, chat, memory, models
 from nbhelpers.errors import ResourceError
 
 MIB = 2**20
@@ -62,9 +62,16 @@ def test_nf4_bytes_are_those_that_bitsandbytes_stores():
     assert stored / weight.numel() == pytest.approx(memory.NF4_BYTES, rel=0.01)
 
 
-def test_predicted_activations_are_what_autograd_keeps(shape, model):
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_predicted_activations_are_what_autograd_keeps(method, dtype, shape, model):
     rows, length = 4, 64
-    wrapped = get_peft_model(model.bfloat16(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    wrapped = model.to(getattr(torch, dtype))
+    if method == "lora":
+        wrapped = get_peft_model(wrapped, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     parameters = {p.untyped_storage().data_ptr() for p in wrapped.parameters()}
     kept = {}
 
@@ -74,17 +81,15 @@ def test_predicted_activations_are_what_autograd_keeps(shape, model):
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    head = wrapped.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:],))
     ids = torch.randint(3, 2_000, (rows, length))
-    mask = torch.ones_like(ids)
-    mask[0, -1] = 0
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), torch.autocast("cpu", torch.bfloat16):
-        output = wrapped(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    head.remove()
+    batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, chat.IGNORE)}
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+    with adapters.in_place_lora(wrapped), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), autocast:
+        logits, _ = models.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
     plan = memory.Plan(rows * length, rows, rows * length, rows)
-    predicted = memory.predict(shape, "lora", "bfloat16", plan, lora_rank=4)["activations"]
-    assert output.requires_grad
-    assert predicted == pytest.approx(sum(size for size, _ in kept.values()), rel=0.15)
+    predicted = memory.predict(shape, method, dtype, plan, lora_rank=4)["activations"]
+    assert logits.requires_grad
+    assert predicted == pytest.approx(sum(size for size, _ in kept.values()), rel=0.05)
 
 
 def test_quantisation_shrinks_the_weights_alone(shape):
@@ -96,9 +101,16 @@ def test_quantisation_shrinks_the_weights_alone(shape):
 
 def test_full_fine_tuning_pays_for_every_weight(shape):
     plan = memory.Plan(1_000, 100, 512, 50)
-    parts = memory.predict(shape, "full", "float32", plan)
+    parts = memory.predict(shape, "full", "float32", plan, gradient_accumulation_steps=2)
     assert parts["gradients"] == 4 * shape.parameters
     assert parts["optimizer"] == 8 * shape.parameters
+
+
+def test_gradients_take_the_place_of_activations_unless_they_accumulate(shape):
+    long, short = memory.Plan(10_000, 100, 5_000, 50), memory.Plan(10, 1, 10, 1)
+    assert memory.predict(shape, "full", "float32", long)["gradients"] == 0
+    parts = memory.predict(shape, "full", "float32", short)
+    assert parts["gradients"] == 4 * shape.parameters - parts["activations"] > 0
 
 
 def test_checkpointing_keeps_a_small_share_of_the_activations(shape):
