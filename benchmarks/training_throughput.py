@@ -199,7 +199,7 @@ def compare(method: str, rows, dtype: str, folder: str, facts: dict, rounds: int
     paths = {path: Contender(method, path, rows, dtype, folder) for path in METHODS[method]}
     figures = common.interleave({f"{method}: {name}": path.measure for name, path in paths.items()}, rounds)
     del paths
-    models.free()
+    memory.free()
     shape = memory.Shape.of(models.fetch(MODEL))
     lengths = [len(row) for row in rows["input_ids"]]
     labelled = sum(label != chat.IGNORE for row in rows["labels"] for label in row)

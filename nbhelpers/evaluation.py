@@ -1,13 +1,12 @@
 """Ask a model, score its answers, and set two models side by side on the same rows."""
 
 import contextlib
-import copy
 import time
 from dataclasses import dataclass
 
 import torch
 
-from nbhelpers import chat, metrics, models
+from nbhelpers import chat, forward, metrics
 from nbhelpers.errors import AuditError
 
 
@@ -64,31 +63,66 @@ def generate(
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
         batch = tokenizer.pad({"input_ids": [ids[i][shared:] for i in rows]}, padding_side="left", return_tensors="pt")
+        batch = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         past = {}
         if shared:
-            past["past_key_values"] = copy.deepcopy(cache)
-            past["past_key_values"].batch_repeat_interleave(len(rows))
-            batch["input_ids"] = torch.cat([prefix.cpu().expand(len(rows), -1), batch["input_ids"]], dim=1)
-            ones = torch.ones(len(rows), shared, dtype=batch["attention_mask"].dtype)
-            batch["attention_mask"] = torch.cat([ones, batch["attention_mask"]], dim=1)
+            batch["input_ids"] = torch.cat([prefix.expand(len(rows), -1), batch["input_ids"]], dim=1)
+            batch["attention_mask"] = torch.nn.functional.pad(batch["attention_mask"], (shared, 0), value=1)
+            past["past_key_values"] = forward.with_room(cache, len(rows), batch["input_ids"].shape[1] + max_new_tokens)
         draws = _seeded((seed, begin), model.device) if temperature else contextlib.nullcontext()
-        grouped = models.grouped_attention(model.device.type)
+        grouped = forward.grouped_attention(model.device.type)
         with torch.inference_mode(), _autocast(model.device.type, dtype), draws, grouped:
-            output = model.generate(
-                **batch.to(model.device),
-                **past,
-                max_new_tokens=max_new_tokens,
-                **sampling,
-                eos_token_id=stops,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        for i, tokens in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            end = next((k for k, token in enumerate(tokens) if token in stops), None)
-            text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
-            answers[i] = Answer(text, len(tokens) if end is None else end + 1, end is not None)
+            written = _write(model, batch, past, max_new_tokens, stops, pad_token_id=tokenizer.pad_token_id, **sampling)
+        for i, tokens in zip(rows, written, strict=True):
+            stopped = tokens[-1] in stops
+            text = tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=True)
+            answers[i] = Answer(text, len(tokens), stopped)
     contiguous.remove()
     model.train(was_training)
     return [answers[i] for i in range(len(prompts))]
+
+
+def _write(model, batch: dict, past: dict, max_new_tokens: int, stops: list[int], **options) -> list[list[int]]:
+    """What the model writes after each row, up to and with its first stop token.
+
+    `model.generate` computes rows that have stopped along with the others until the last one stops. Here it is
+    interrupted when half of the rows have, and goes on with the rest alone and what is cached of them (without `past`,
+    as for soft prompts, it is not).
+    """
+    start, ends = batch["input_ids"].shape[1], torch.tensor(stops, device=model.device)
+    written: dict[int, list[int]] = {}
+    left = torch.arange(len(batch["input_ids"]), device=model.device)
+
+    def done(sequences):
+        return torch.isin(sequences[:, start:], ends).any(1)
+
+    def half_done(sequences, scores, **kwargs):
+        stopped = done(sequences)
+        return stopped | (2 * stopped.sum() >= len(stopped))
+
+    while len(left):
+        output = model.generate(
+            **batch,
+            **past,
+            max_new_tokens=start + max_new_tokens - batch["input_ids"].shape[1],
+            eos_token_id=stops,
+            stopping_criteria=[half_done] if past else [],
+            return_dict_in_generate=True,
+            **options,
+        )
+        sequences = output.sequences
+        stopped = done(sequences) | (sequences.shape[1] >= start + max_new_tokens)
+        for i, tokens in zip(left[stopped].tolist(), sequences[stopped, start:].tolist(), strict=True):
+            end = next((k for k, token in enumerate(tokens) if token in stops), len(tokens))
+            written[i] = tokens[: end + 1]
+        kept = (~stopped).nonzero().flatten()
+        if len(kept):
+            output.past_key_values.batch_select_indices(kept)
+        past = {"past_key_values": output.past_key_values}
+        new = sequences.shape[1] - batch["input_ids"].shape[1]
+        mask = torch.nn.functional.pad(batch["attention_mask"][kept], (0, new), value=1)
+        left, batch = left[kept], {"input_ids": sequences[kept], "attention_mask": mask}
+    return [written[i] for i in range(len(written))]
 
 
 def _shared_length(model, ids: list[list[int]]) -> int:
@@ -244,7 +278,7 @@ def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | N
         batch["labels"] = torch.tensor([row + [chat.IGNORE] * (width - len(row)) for row in rows["labels"]])
         counts = (batch["labels"][:, 1:] != chat.IGNORE).sum(1).tolist()
         with torch.inference_mode(), _autocast(model.device.type, dtype):
-            logits, targets = models.labelled_logits(model, head, batch.to(model.device))
+            logits, targets = forward.labelled_logits(model, head, batch.to(model.device))
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none").cpu()
         losses |= {i: part.mean().item() for i, part in zip(members, nll.split(counts), strict=True)}
     model.train(was_training)

@@ -4,8 +4,6 @@ Weights are read from safetensors only and no code from a repository is run.
 """
 
 import contextlib
-import ctypes
-import gc
 import hashlib
 import json
 import os
@@ -16,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from nbhelpers.chat import IGNORE
+from nbhelpers import memory
 from nbhelpers.errors import ModelError
 from nbhelpers.run import sha256_of
 from nbhelpers.sources import cache_folder, explain_hub_error
@@ -242,6 +240,7 @@ def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=Non
     from transformers import AutoModelForCausalLM
 
     folder = fetch(model_id, revision)
+    memory.keep_pages()
     with _quiet():
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -284,17 +283,6 @@ def model_hash(model_id: str, revision: str | None = None) -> str:
     folder = fetch(model_id, revision)
     parts = {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def free() -> None:
-    """Give memory back between variants: drop your own names first (`del model`), then call this."""
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps freed pages until asked
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def count_parameters(model) -> dict[str, int]:
@@ -341,57 +329,6 @@ def logits(model, input_ids):
 
     with torch.inference_mode():
         return model(input_ids=input_ids.to(model.device)).logits.float().cpu()
-
-
-@contextlib.contextmanager
-def grouped_attention(device: str):
-    """Within the block, attention on a CPU uses key and value heads where they lie, whatever the mask.
-
-    Several query heads share a key and a value head. Under a padding mask transformers copies these for every query
-    head at every token, because CUDA's fused kernels need it; torch's CPU kernel does not, and the copies take longer
-    than the attention. On other devices nothing is changed.
-    """
-    if device != "cpu":
-        yield
-        return
-    from transformers.integrations import sdpa_attention
-
-    before = sdpa_attention.use_gqa_in_sdpa
-    sdpa_attention.use_gqa_in_sdpa = lambda mask, key, value: key.shape[-1] == value.shape[-1]
-    try:
-        yield
-    finally:
-        sdpa_attention.use_gqa_in_sdpa = before
-
-
-def labelled_logits(model, head, batch: dict):
-    """`(logits, targets)` of the labelled tokens alone: shapes (labelled tokens, vocabulary) and (labelled tokens,).
-
-    The vocabulary projection is the widest layer of a small model, and an answer often a tenth of its row. Rows padded
-    on the right (and not packed) are run without a mask for the padding: a causal model looks back only, so that no
-    real token sees it, and attention may take its causal kernel, which skips half of the work.
-
-    Args:
-        model: a causal language model, or what an accelerator wrapped around it.
-        head: its vocabulary projection, `get_output_embeddings()`.
-        batch: `input_ids` and `labels`, both (rows, tokens), and what else the model takes.
-    """
-    labels, mask = batch["labels"], batch.get("attention_mask")
-    learned = labels[:, 1:] != IGNORE
-    length = labels.shape[1]
-    on_the_right = mask is not None and mask.dim() == 2 and "position_ids" not in batch
-    on_the_right = on_the_right and bool(mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all())
-    left_out = ("labels", "attention_mask") if on_the_right else ("labels",)
-
-    def keep_learned(module, arguments):
-        return (arguments[0][:, -length:-1][learned],)  # the last `length` positions: soft prompts stand before
-
-    hook = head.register_forward_pre_hook(keep_learned)
-    try:
-        outputs = model(**{key: value for key, value in batch.items() if key not in left_out}, use_cache=False)
-    finally:
-        hook.remove()
-    return outputs.logits.float(), labels[:, 1:][learned]
 
 
 def largest_difference(first, second) -> float:

@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
 
-from nbhelpers import adapters, chat, cost, memory, models, profiles
+from nbhelpers import adapters, chat, cost, forward, memory, models, profiles
 from nbhelpers.errors import NotebookError
 
 RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
@@ -63,7 +63,7 @@ class SFTTrainer(TRLSFTTrainer):
 
     - The vocabulary projection is applied to labelled tokens only: the answer is often a tenth of a row, and tens of
       thousands of logits a token, with their softmax and backward pass, are the most expensive part of a small model.
-    - No mask for padding on the right, which a causal model never looks at (`models.labelled_logits` does both).
+    - No mask for padding on the right, which a causal model never looks at (`forward.labelled_logits` does both).
     - LoRA's update is computed in place (`adapters.in_place_lora`).
     - Entropy and token accuracy are not computed.
     """
@@ -72,7 +72,7 @@ class SFTTrainer(TRLSFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        logits, targets = models.labelled_logits(model, head, inputs)
+        logits, targets = forward.labelled_logits(model, head, inputs)
         total = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
         loss = total / (max(1, len(targets)) if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:

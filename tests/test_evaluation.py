@@ -45,6 +45,30 @@ def test_batched_answers_equal_those_one_by_one(smoke, prompts):
     assert len({answer.text for answer in one_by_one}) > 1, "equal answers would hide a mixed-up order"
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_have_stopped_are_computed_no_more(model, tokenizer, prompts, monkeypatch, temperature):
+    monkeypatch.setattr(evaluation.chat, "stop_token_ids", lambda *_: set(range(0, 2_048, 5)))
+    generator = torch.Generator().manual_seed(1)  # a head of its own: the tied one repeats the token before
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(2_048, 128, generator=generator))
+    computed = []
+
+    def note(module, arguments, options):
+        computed.append((len(options["input_ids"]), options["input_ids"].shape[1]))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    answers = evaluation.generate(model, tokenizer, prompts, 20, temperature=temperature)
+    lengths = [answer.tokens for answer in answers]
+    assert len(set(lengths)) > 3
+    _, first, *later = computed  # what all prompts share, their rest, and then token by token
+    assert first[0] == len(prompts)
+    assert all(new == 1 for _, new in later), "nothing is computed twice"
+    for step, (rows, _) in enumerate(later, start=2):
+        assert rows < 2 * sum(length >= step for length in lengths) + 1
+    if temperature == 0:
+        alone = [evaluation.generate(model, tokenizer, [prompt], 20)[0] for prompt in prompts]
+        assert answers == alone
+
+
 @pytest.mark.parametrize("stop", [True, False])
 def test_an_answer_ends_at_the_stop_token(model, tokenizer, prompts, stop):
     always = tokenizer.eos_token_id if stop else 100

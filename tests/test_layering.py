@@ -15,7 +15,7 @@ FLOORS = {
     **dict.fromkeys(("__init__", "errors", "profiles"), 0),
     **dict.fromkeys(("run", "sources", "files", "pydocs", "chat", "formats", "metrics", "memory", "cost"), 1),
     **dict.fromkeys(("measures", "normalisation", "quality", "privacy", "defects", "defects_text", "datacard"), 1),
-    **dict.fromkeys(("cleaning", "duplicates", "splits", "detection", "models"), 2),
+    **dict.fromkeys(("cleaning", "duplicates", "splits", "detection", "models", "forward"), 2),
     **dict.fromkeys(("training", "evaluation", "adapters", "constraints", "preferences", "ppo", "rewards"), 3),
     **dict.fromkeys(("augmentation", "selection"), 3),
     **dict.fromkeys(("quantization", "serving"), 3),

@@ -1,8 +1,11 @@
+import gc
+
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from nbhelpers import adapters, chat, memory, models
+from nbhelpers import adapters, chat, forward, memory, models
 from nbhelpers.errors import ResourceError
 
 MIB = 2**20
@@ -34,6 +37,37 @@ def test_sampling_agrees_where_the_kernel_has_no_mark_to_reset(monkeypatch):
         torch.cumsum(block, 0)
         del block
     assert 195 * MIB < peak.bytes < 450 * MIB
+
+
+def test_free_gives_memory_back_to_the_machine():
+    gc.collect()
+    resident = psutil.Process().memory_info
+    memory.free()
+    before = resident().rss
+    kept = [[torch.ones(16_384), bytearray(64)] for _ in range(3_000)]  # 64 KiB each: from the heap, not mapped
+    kept.append([kept])  # a cycle: only the collector finds it
+    held = resident().rss - before
+    last = torch.ones(16_384)  # lies above them, so the heap cannot shrink from its end
+    del kept
+    memory.free()
+    assert held > 180e6
+    assert resident().rss - before < 20e6
+    assert last.sum() == 16_384
+
+
+def test_pages_are_kept_for_the_next_tensor_and_do_not_hide_a_peak():
+    memory.keep_pages()
+    resident = psutil.Process().memory_info
+    memory.free()
+    before = resident().rss
+    block = torch.ones(50 * MIB)
+    del block
+    assert resident().rss - before > 195 * MIB
+    with memory.peak() as peak:
+        torch.ones(50 * MIB)
+    assert peak.bytes > 195 * MIB
+    memory.free()
+    assert resident().rss - before < 20 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +119,7 @@ def test_predicted_activations_are_what_autograd_keeps(method, dtype, shape, mod
     batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, chat.IGNORE)}
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
     with adapters.in_place_lora(wrapped), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), autocast:
-        logits, _ = models.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
+        logits, _ = forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
     plan = memory.Plan(rows * length, rows, rows * length, rows)
     predicted = memory.predict(shape, method, dtype, plan, lora_rank=4)["activations"]
     assert logits.requires_grad

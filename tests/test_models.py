@@ -1,6 +1,5 @@
 """Models: where they come from, what is refused and why, and what the helpers around them do to a loaded one."""
 
-import gc
 import json
 import os
 import shutil
@@ -10,14 +9,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from hub import Client, Hub
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
-from nbhelpers import chat, models
+from nbhelpers import models
 from nbhelpers.errors import ModelError
 
 OPENS_PRIVATE, OPENS_GATED, OPENS_NOTHING = (f"hf_{word * 5}" for word in ("Private", "Gated", "Nothing"))
@@ -397,89 +395,3 @@ def test_logits_are_float32_and_comparable_only_in_one_shape(input_ids):
     assert models.largest_difference(first, second) == pytest.approx(2.5)
     with pytest.raises(ModelError, match=r"\(2, 16, 2048\) and \(1, 16, 2048\)"):
         models.largest_difference(first, first[:1])
-
-
-def test_free_gives_memory_back_to_the_machine():
-    gc.collect()
-    resident = psutil.Process().memory_info
-    models.free()
-    before = resident().rss
-    kept = [[torch.ones(16_384), bytearray(64)] for _ in range(3_000)]  # 64 KiB each: from the heap, not mapped
-    kept.append([kept])  # a cycle: only the collector finds it
-    held = resident().rss - before
-    last = torch.ones(16_384)  # lies above them, so the heap cannot shrink from its end
-    del kept
-    models.free()
-    assert held > 180e6
-    assert resident().rss - before < 20e6
-    assert last.sum() == 16_384
-
-
-@pytest.fixture
-def padded(smoke):
-    """Three rows of different length padded on the right, a third of each labelled."""
-    generator = torch.Generator().manual_seed(3)
-    rows = [torch.randint(3, 2_000, (length,), generator=generator).tolist() for length in (30, 18, 7)]
-    batch = smoke[1].pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
-    batch["labels"] = torch.full_like(batch["input_ids"], chat.IGNORE)
-    for i, row in enumerate(rows):
-        start = 2 * len(row) // 3
-        batch["labels"][i, start : len(row)] = batch["input_ids"][i, start : len(row)]
-    return batch
-
-
-def test_labelled_logits_are_those_of_the_whole_model_at_the_labels(smoke, padded):
-    model = smoke[0]
-    learned = padded["labels"][:, 1:] != chat.IGNORE
-    whole = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits[:, :-1][learned]
-    found, targets = models.labelled_logits(model, model.get_output_embeddings(), padded)
-    assert found.shape == (int(learned.sum()), 2_048)
-    torch.testing.assert_close(found, whole.float(), rtol=1e-4, atol=1e-4)
-    assert targets.tolist() == padded["labels"][:, 1:][learned].tolist()
-    after = model(input_ids=padded["input_ids"]).logits
-    assert after.shape[:2] == padded["input_ids"].shape, "the head projects every token again afterwards"
-
-
-def test_a_mask_is_left_out_only_where_the_padding_is_on_the_right(smoke, padded):
-    model, seen = smoke[0], []
-
-    def forward(input_ids, attention_mask=None, **kwargs):
-        seen.append(attention_mask is not None)
-        return model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-
-    models.labelled_logits(forward, model.get_output_embeddings(), padded)
-    left = {key: value.flip(1) for key, value in padded.items()}
-    models.labelled_logits(forward, model.get_output_embeddings(), left)
-    holed = {**padded, "attention_mask": padded["attention_mask"].clone()}
-    holed["attention_mask"][0, 5] = 0
-    models.labelled_logits(forward, model.get_output_embeddings(), holed)
-    assert seen == [False, True, True]
-
-
-def test_grouped_attention_gives_the_same_and_copies_no_heads(smoke, padded, monkeypatch):
-    from transformers.integrations import sdpa_attention
-
-    model, copies = smoke[0], []
-    assert model.config._attn_implementation == "sdpa"
-    assert model.config.num_key_value_heads < model.config.num_attention_heads
-    original = sdpa_attention.repeat_kv
-    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda *args: copies.append(1) or original(*args))
-    inputs = {key: padded[key].flip(1) for key in ("input_ids", "attention_mask")}
-    expected = model(**inputs).logits
-    assert len(copies) == 2 * model.config.num_hidden_layers
-    copies.clear()
-    with models.grouped_attention("cpu"):
-        found = model(**inputs).logits
-    assert not copies
-    real = inputs["attention_mask"].bool()
-    torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-5)
-    model(**inputs)
-    assert copies, "afterwards all is as it was"
-
-
-def test_grouped_attention_changes_nothing_on_a_gpu():
-    from transformers.integrations import sdpa_attention
-
-    before = sdpa_attention.use_gqa_in_sdpa
-    with models.grouped_attention("cuda"):
-        assert sdpa_attention.use_gqa_in_sdpa is before

@@ -9,7 +9,7 @@ import torch
 import trl
 from peft import LoraConfig
 
-from nbhelpers import adapters, chat, models, training
+from nbhelpers import adapters, chat, forward, models, training
 from nbhelpers.errors import AuditError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 
@@ -111,9 +111,9 @@ def test_packed_rows_train_as_they_do_alone(model, tokenizer, rows, tmp_path):
     packed = trainer.data_collator([trainer.train_dataset[0]])
     assert "attention_mask" not in packed
     assert len({int(i) for i in packed["position_ids"].flatten()}) < packed["input_ids"].numel(), "nothing was packed"
-    logits, targets = models.labelled_logits(model, model.get_output_embeddings(), packed)
+    logits, targets = forward.labelled_logits(model, model.get_output_embeddings(), packed)
     alone = [
-        models.labelled_logits(
+        forward.labelled_logits(
             model, model.get_output_embeddings(), {k: torch.tensor([row[k]]) for k in ("input_ids", "labels")}
         )
         for row in rows.select(range(4))
@@ -125,7 +125,7 @@ def test_packed_rows_train_as_they_do_alone(model, tokenizer, rows, tmp_path):
     assert difference < 1e-3
     leaking = packed | {"attention_mask": torch.ones_like(packed["input_ids"]), "position_ids": None}
     leaking["attention_mask"][:, 0] = 0  # padding on the left: the mask is not left out
-    seen, _ = models.labelled_logits(model, model.get_output_embeddings(), leaking)
+    seen, _ = forward.labelled_logits(model, model.get_output_embeddings(), leaking)
     assert distances(seen, expected).min(1).values.max() > 100 * difference, "a leak would not be noticed"
 
 

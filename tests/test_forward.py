@@ -1,0 +1,109 @@
+"""Forward passes without needless work give what the plain ones give."""
+
+import copy
+
+import pytest
+import torch
+
+from nbhelpers import chat, forward
+
+
+@pytest.fixture
+def padded(smoke):
+    """Three rows of different length padded on the right, a third of each labelled."""
+    generator = torch.Generator().manual_seed(3)
+    rows = [torch.randint(3, 2_000, (length,), generator=generator).tolist() for length in (30, 18, 7)]
+    batch = smoke[1].pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+    batch["labels"] = torch.full_like(batch["input_ids"], chat.IGNORE)
+    for i, row in enumerate(rows):
+        start = 2 * len(row) // 3
+        batch["labels"][i, start : len(row)] = batch["input_ids"][i, start : len(row)]
+    return batch
+
+
+def test_labelled_logits_are_those_of_the_whole_model_at_the_labels(smoke, padded):
+    model = smoke[0]
+    learned = padded["labels"][:, 1:] != chat.IGNORE
+    whole = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits[:, :-1][learned]
+    found, targets = forward.labelled_logits(model, model.get_output_embeddings(), padded)
+    assert found.shape == (int(learned.sum()), 2_048)
+    torch.testing.assert_close(found, whole.float(), rtol=1e-4, atol=1e-4)
+    assert targets.tolist() == padded["labels"][:, 1:][learned].tolist()
+    after = model(input_ids=padded["input_ids"]).logits
+    assert after.shape[:2] == padded["input_ids"].shape, "the head projects every token again afterwards"
+
+
+def test_a_mask_is_left_out_only_where_the_padding_is_on_the_right(smoke, padded):
+    model, seen = smoke[0], []
+
+    def watched(input_ids, attention_mask=None, **kwargs):
+        seen.append(attention_mask is not None)
+        return model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+
+    forward.labelled_logits(watched, model.get_output_embeddings(), padded)
+    left = {key: value.flip(1) for key, value in padded.items()}
+    forward.labelled_logits(watched, model.get_output_embeddings(), left)
+    holed = {**padded, "attention_mask": padded["attention_mask"].clone()}
+    holed["attention_mask"][0, 5] = 0
+    forward.labelled_logits(watched, model.get_output_embeddings(), holed)
+    assert seen == [False, True, True]
+
+
+def test_grouped_attention_gives_the_same_and_copies_no_heads(smoke, padded, monkeypatch):
+    from transformers.integrations import sdpa_attention
+
+    model, copies = smoke[0], []
+    assert model.config._attn_implementation == "sdpa"
+    assert model.config.num_key_value_heads < model.config.num_attention_heads
+    original = sdpa_attention.repeat_kv
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda *args: copies.append(1) or original(*args))
+    inputs = {key: padded[key].flip(1) for key in ("input_ids", "attention_mask")}
+    expected = model(**inputs).logits
+    assert len(copies) == 2 * model.config.num_hidden_layers
+    copies.clear()
+    with forward.grouped_attention("cpu"):
+        found = model(**inputs).logits
+    assert not copies
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-5)
+    model(**inputs)
+    assert copies, "afterwards all is as it was"
+
+
+def test_grouped_attention_changes_nothing_on_a_gpu():
+    from transformers.integrations import sdpa_attention
+
+    before = sdpa_attention.use_gqa_in_sdpa
+    with forward.grouped_attention("cuda"):
+        assert sdpa_attention.use_gqa_in_sdpa is before
+
+
+def test_a_cache_with_room_holds_what_a_repeated_one_does_and_moves_nothing(smoke):
+    model = smoke[0]
+    generator = torch.Generator().manual_seed(5)
+    begun, later = (
+        torch.randint(3, 2_000, (1, 11), generator=generator),
+        torch.randint(3, 2_000, (4, 9), generator=generator),
+    )
+    with torch.inference_mode():
+        cache = model(input_ids=begun, use_cache=True).past_key_values
+        roomy, plain = forward.with_room(cache, 4, 20), copy.deepcopy(cache)
+        plain.batch_repeat_interleave(4)
+        places = set()
+        for rows, columns in [(slice(None), slice(0, 4)), (slice(None), slice(4, 5)), ([3, 1], slice(5, 9))]:
+            if isinstance(rows, list):
+                roomy.batch_select_indices(torch.tensor(rows))
+                plain.batch_select_indices(torch.tensor(rows))
+            else:
+                places.add(roomy.layers[0].keys.data_ptr())
+            new = later[rows, columns]
+            expected = model(input_ids=new, past_key_values=plain).logits
+            torch.testing.assert_close(
+                model(input_ids=new, past_key_values=roomy).logits, expected, rtol=1e-5, atol=1e-5
+            )
+            for one, other in zip(roomy.layers, plain.layers, strict=True):
+                torch.testing.assert_close(one.keys, other.keys, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(one.values, other.values, rtol=1e-5, atol=1e-5)
+    assert len(places) == 1
+    assert roomy.get_seq_length() == 20
+    assert cache.get_seq_length() == 11, "the cache that was begun can begin other batches"
