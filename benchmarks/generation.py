@@ -6,7 +6,7 @@ compared with those of one by one: in float32 they must be the same to the lette
 
 - one by one: `model.generate` on each prompt.
 - batches: of 32 prompts in the order they come, padded on the left.
-- nbhelpers: `evaluation.generate`: sorted by length, what all prompts begin with computed once.
+- nbhelpers: `evaluation.generate`: what all prompts begin with is computed once, rows that have stopped are left out.
 """
 
 import time

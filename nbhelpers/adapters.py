@@ -1,10 +1,16 @@
-"""Adapters as PEFT computes them, at less cost: LoRA's update written into the layer's own output."""
+"""Adapters that PEFT has not, or has at a higher cost: LoRA's update written in place, and bottleneck adapters."""
 
 import contextlib
+import json
+from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
+from safetensors.torch import load_file, save_file
+
+from nbhelpers.errors import ModelError
+from nbhelpers.run import write_json
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -95,3 +101,85 @@ def in_place_lora(model):
         for layer, name, cast in taken:
             layer.lora_variant.pop(name, None)  # the adapter may have been deleted meanwhile
             layer.cast_input_dtype_enabled = cast
+
+
+class Bottleneck(torch.nn.Module):
+    """A frozen linear layer with a bottleneck behind it: y + W_up gelu(W_down y), where y is the layer's output.
+
+    Shapes: W_down (size, outputs), W_up (outputs, size), each with a bias. W_up and its bias start at zero, so that an
+    untrained adapter changes nothing.
+    """
+
+    def __init__(self, layer: torch.nn.Linear, size: int):
+        super().__init__()
+        self.layer = layer
+        place = {"device": layer.weight.device, "dtype": torch.float32}
+        self.down = torch.nn.Linear(layer.out_features, size, **place)
+        self.up = torch.nn.Linear(size, layer.out_features, **place)
+        torch.nn.init.zeros_(self.up.weight)
+        torch.nn.init.zeros_(self.up.bias)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y + self.up(torch.nn.functional.gelu(self.down(y.to(self.down.weight.dtype)))).to(y.dtype)
+
+
+def add_bottlenecks(model, size: int, layers: tuple[str, ...] = ("o_proj", "down_proj")):
+    """Freeze a model and put a bottleneck behind the attention and behind the MLP of every block, before the residual.
+
+    That is where Houlsby et al. 2019 (figure 2) put them. Of the model only the adapters are trained: 2 h s + h + s
+    numbers each, for a hidden size h and a bottleneck of size s. Unlike LoRA they cannot be merged, so that each token
+    pays for them.
+
+    Args:
+        layers: names of the linear layers that end attention and MLP, as Llama-like models call them.
+
+    Raises:
+        ModelError: the model has no linear layer of these names.
+    """
+    model.requires_grad_(False)
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if name in layers and isinstance(child, torch.nn.Linear)
+    ]
+    if not found:
+        raise ModelError(f"{type(model).__name__} has no linear layer named {' or '.join(layers)}: give their names.")
+    for parent, name, child in found:
+        setattr(parent, name, Bottleneck(child, size))
+    return model
+
+
+def _bottlenecks(model) -> dict[str, torch.nn.Parameter]:
+    return {
+        f"{name}.{part}": parameter
+        for name, module in model.named_modules()
+        if isinstance(module, Bottleneck)
+        for part, parameter in module.named_parameters()
+        if not part.startswith("layer.")
+    }
+
+
+def save_bottlenecks(model, folder: Path) -> None:
+    """Write the adapters alone, as `adapter_model.safetensors`, with what is needed to put them back."""
+    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in _bottlenecks(model).items()}
+    size = next(len(weight) for name, weight in weights.items() if name.endswith("down.weight"))
+    layers = sorted({name.split(".")[-3] for name in weights})
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(weights, Path(folder, "adapter_model.safetensors"))
+    write_json(Path(folder, "bottleneck.json"), {"schema": 1, "size": size, "layers": layers})
+
+
+def load_bottlenecks(model, folder: Path):
+    """The model with saved bottlenecks put in. Raises ModelError where they belong to another model."""
+    made = json.loads(Path(folder, "bottleneck.json").read_text(encoding="utf-8"))
+    weights = load_file(Path(folder, "adapter_model.safetensors"))
+    add_bottlenecks(model, made["size"], tuple(made["layers"]))
+    places = _bottlenecks(model)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if shapes != {name: tuple(parameter.shape) for name, parameter in places.items()}:
+        raise ModelError(f"The bottlenecks in {folder} belong to another model: names or shapes of weights differ.")
+    for name, weight in weights.items():
+        places[name].data.copy_(weight)
+    return model

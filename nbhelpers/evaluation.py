@@ -57,9 +57,7 @@ def generate(
     # A frozen head fed a strided slice (the last position of the prompt) makes torch copy the head once a row.
     contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     shared = _shared_length(model, ids)
-    with torch.inference_mode(), _autocast(model.device.type, dtype):
-        prefix = torch.tensor([ids[0][:shared]], device=model.device)
-        cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values if shared else None
+    prefix, cache = torch.tensor([ids[0][:shared]], device=model.device), _begun(model, ids[0][:shared], dtype)
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
         batch = tokenizer.pad({"input_ids": [ids[i][shared:] for i in rows]}, padding_side="left", return_tensors="pt")
@@ -138,6 +136,15 @@ def _shared_length(model, ids: list[list[int]]) -> int:
     return next((i for i in range(limit) if first[i] != last[i]), limit)
 
 
+def _begun(model, ids: list[int], dtype: str | None):
+    """The keys and values of what all rows begin with, as a cache of one row; None where that is nothing."""
+    if not ids:
+        return None
+    with torch.inference_mode(), _autocast(model.device.type, dtype):
+        prefix = torch.tensor([ids], device=model.device)
+        return model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+
+
 @contextlib.contextmanager
 def _seeded(entropy: tuple[int, ...], device):
     import numpy as np
@@ -202,6 +209,15 @@ def evaluate(name: str, model, tokenizer, rows, examples: dict | None = None, **
     return Evaluation(name, scored, seconds, sum(answer.tokens for answer in answers.values()))
 
 
+def solved_examples(rows, tasks: list[str], count: int = 3) -> dict[str, list[list[dict]]]:
+    """Task -> `count` solved conversations from rows to train on, short but not the shortest, for `evaluate`."""
+    found = {}
+    for task in tasks:
+        ordered = sorted((row for row in rows if row["task"] == task), key=lambda row: len(row["input_ids"]))
+        found[task] = [row["messages"] for row in ordered[len(ordered) // 4 :][:count]]
+    return found
+
+
 def compare(tuned: Evaluation, baseline: Evaluation) -> dict[str, metrics.Metric]:
     """`"task.score"` -> the tuned model's mean and interval beside the baseline's mean, on the same rows."""
     return {
@@ -263,22 +279,30 @@ def text_rows(texts: list[str], tokenizer, max_length: int):
 def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | None = None) -> list[float]:
     """Mean negative log-likelihood (nats a labelled token) of each encoded row, shape (rows,).
 
-    Rows of like length are batched together, and only labelled tokens reach the vocabulary projection.
+    Rows of like length are batched together, only labelled tokens reach the vocabulary projection, and what all rows
+    begin with is computed once.
     """
     losses: dict[int, float] = {}
     lengths = [len(ids) for ids in dataset["input_ids"]]
+    unlabelled = [next((i for i, label in enumerate(row) if label != chat.IGNORE), 0) for row in dataset["labels"]]
+    shared = min(_shared_length(model, dataset["input_ids"]), max(0, min(unlabelled) - 1))
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # what does not fit fails at once
     was_training, head = model.training, model.get_output_embeddings()
     model.eval()
+    cache = _begun(model, dataset[0]["input_ids"][:shared], dtype)
     for begin in range(0, len(order), batch_size):
         members = order[begin : begin + batch_size]
         rows = dataset[members]
-        batch = tokenizer.pad({"input_ids": rows["input_ids"]}, padding_side="right", return_tensors="pt")
+        ids, labels = ([row[shared:] for row in rows[name]] for name in ("input_ids", "labels"))
+        batch = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(model.device)
         width = batch["input_ids"].shape[1]
-        batch["labels"] = torch.tensor([row + [chat.IGNORE] * (width - len(row)) for row in rows["labels"]])
+        batch["labels"] = torch.tensor([row + [chat.IGNORE] * (width - len(row)) for row in labels]).to(model.device)
         counts = (batch["labels"][:, 1:] != chat.IGNORE).sum(1).tolist()
-        with torch.inference_mode(), _autocast(model.device.type, dtype):
-            logits, targets = forward.labelled_logits(model, head, batch.to(model.device))
+        if cache:
+            batch["past_key_values"] = forward.with_room(cache, len(members), shared + width)
+        grouped = forward.grouped_attention(model.device.type)
+        with torch.inference_mode(), _autocast(model.device.type, dtype), grouped:
+            logits, targets = forward.labelled_logits(model, head, batch)
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none").cpu()
         losses |= {i: part.mean().item() for i, part in zip(members, nll.split(counts), strict=True)}
     model.train(was_training)

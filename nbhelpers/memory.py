@@ -36,7 +36,11 @@ class Shape:
     @classmethod
     def of(cls, folder: Path) -> "Shape":
         """Read from a model folder's config.json; nothing is loaded."""
-        config = json.loads((Path(folder) / "config.json").read_text())
+        return cls.from_config(json.loads((Path(folder) / "config.json").read_text()))
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Shape":
+        """From the entries of a config.json. Raises KeyError where it is of another kind of model."""
         config = config.get("text_config", config)
         heads = config["num_attention_heads"]
         return cls(
@@ -97,12 +101,15 @@ def predict(
     gradient_checkpointing: bool = False,
     device: str = "cpu",
     gradient_accumulation_steps: int = 1,
+    weights_dtype: str | None = None,
 ) -> dict[str, int]:
     """Peak bytes of training, by part; the sum is the prediction.
 
     Args:
         method: `full`, `lora` or `qlora` (NF4 with double quantisation); adapters on all linear layers.
-        dtype: of the weights and of autocast.
+        dtype: what is computed in.
+        weights_dtype: what the weights, their gradients and moments are stored in; None: as `dtype`. Where the two
+            differ, autocast keeps a copy of each linear layer's weights in `dtype` from its first use in a step on.
         plan: its largest micro-batch decides.
         gradient_accumulation_steps: micro-batches a step. From two on, the gradients of the first are there while the
             next is computed; with one, they are made as the activations are given back, and only what they take beyond
@@ -118,8 +125,10 @@ def predict(
     width, tokens = BYTES[dtype], plan.largest_batch_tokens
     linear, trained = shape.linear_parameters, shape.lora_parameters(lora_rank)
     rest = shape.parameters - linear
-    weights = {"full": linear * width, "lora": linear * width, "qlora": linear * NF4_BYTES}[method] + rest * width
-    trained, state_width = (shape.parameters, width) if method == "full" else (trained, 4)  # adapters are float32
+    stored = BYTES[weights_dtype or dtype]
+    copies = width if stored != width and method != "qlora" else 0
+    weights = (NF4_BYTES if method == "qlora" else stored + copies) * linear + rest * stored
+    trained, state_width = (shape.parameters, stored) if method == "full" else (trained, 4)  # adapters are float32
     h, queries, values = shape.hidden_size, shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
     own = 2 * h if method == "full" else 7 * lora_rank  # normalised inputs, or each adapter's narrow product
     statistics = 4 * (shape.heads + 2)
@@ -140,6 +149,15 @@ def predict(
     }
 
 
+def weights_dtype(method: str, dtype: str) -> str:
+    """The precision to load weights in: float32 where they are trained, `dtype` where they are frozen.
+
+    A step changes a weight by about the learning rate. Next to a weight that is a thousand times as large, bfloat16
+    rounds such a change away, and float16 lets its gradient vanish. Products are computed in `dtype` all the same.
+    """
+    return "float32" if method == "full" else dtype
+
+
 def check(predicted_bytes: int, free_bytes: int, force: bool = False) -> str:
     """One line that sets a prediction beside the free memory.
 
@@ -153,6 +171,55 @@ def check(predicted_bytes: int, free_bytes: int, force: bool = False) -> str:
             "lower max_length, switch gradient_checkpointing on, or set force=True to try all the same."
         )
     return line if predicted_bytes <= free_bytes else f"WARNING: {line}; it may run out of memory"
+
+
+def remedies(
+    shape: Shape,
+    method: str,
+    dtype: str,
+    plan: Plan,
+    lora_rank: int,
+    gradient_checkpointing: bool,
+    device: str,
+    gradient_accumulation_steps: int,
+    batch_size: int,
+) -> tuple[int, list[tuple[str, int]]]:
+    """The predicted peak as it is, and what would lower it: `(change, predicted peak bytes)`, the cheapest first.
+
+    Smaller micro-batches with as many more of them cost next to no time and change no result; computing activations
+    twice costs a third more time (Chen et al. 2016); LoRA and four-bit weights change what is learned; shorter rows
+    lose data. Arguments as for `predict`; batch_size is in rows.
+    """
+
+    def peak_of(method=method, plan=plan, checkpointing=gradient_checkpointing, steps=gradient_accumulation_steps):
+        stored = weights_dtype(method, dtype)
+        return sum(predict(shape, method, dtype, plan, lora_rank, checkpointing, device, steps, stored).values())
+
+    half = Plan(
+        plan.tokens, plan.labelled_tokens, plan.largest_batch_tokens // 2, plan.largest_batch_labelled_tokens // 2
+    )
+    changes = []
+    if batch_size > 1:
+        steps = 2 * gradient_accumulation_steps
+        batch = f"per_device_train_batch_size={batch_size // 2}, gradient_accumulation_steps={steps}"
+        changes.append((f"{batch} (the same result)", peak_of(plan=half, steps=steps)))
+    if not gradient_checkpointing:
+        changes.append(("gradient_checkpointing=True (a third more time)", peak_of(checkpointing=True)))
+    if method == "full":
+        changes.append(("LoRA instead of full fine-tuning", peak_of("lora")))
+    if method != "qlora":
+        changes.append(("QLoRA: the base in four bits", peak_of("qlora")))
+    changes.append(("half of max_length (longer rows are dropped)", peak_of(plan=half)))
+    now = peak_of()
+    return now, [(change, peak) for change, peak in changes if peak < now]
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the machine."""
+    import torch
+
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from itertools import cycle
 
 from nbhelpers.evaluation import Evaluation
-from nbhelpers.metrics import estimate
+from nbhelpers.metrics import Metric, estimate
 
 COLOURS = ("#7f7f7f", "#c9a227", "#1f6fb4", "#c0504d", "#4f9d69", "#8064a2")
 
@@ -50,6 +50,33 @@ def plot_scores(evaluations: list[Evaluation], ax=None):
     ax.set_xticks(range(len(scores)), [f"{task}\n{score.replace('_', ' ')}" for task, score in scores])
     ax.set(ylabel="mean score (0 to 1)", ylim=(0, 1.05))
     ax.legend(frameon=False, ncols=len(evaluations), loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    return ax
+
+
+def plot_tradeoff(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: str, ax=None):
+    """What was lost (x) against what was learned (y): a point a model, with the 95 % interval of both.
+
+    `points`: name -> (x, y). The dotted lines are the untuned model, which has neither.
+    """
+    ax = _axes(ax, width=6.5, height=4.0)
+    for colour, (name, (x, y)) in zip(cycle(COLOURS[2:]), points.items(), strict=False):
+        reach = [[[m.value - m.low], [m.high - m.value]] for m in (x, y)]
+        ax.errorbar(x.value, y.value, xerr=reach[0], yerr=reach[1], fmt="o", color=colour, capsize=3, label=name)
+    ax.axhline(0, color="black", linestyle=":", linewidth=1)
+    ax.axvline(0, color="black", linestyle=":", linewidth=1)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_spectra(spectra: dict[str, list[float]], ax=None):
+    """Singular values of an update of one weight matrix by method, each relative to its largest, on a log scale."""
+    ax = _axes(ax)
+    for colour, (name, values) in zip(cycle(COLOURS[2:]), spectra.items(), strict=False):
+        ax.plot(range(1, len(values) + 1), [value / values[0] for value in values], color=colour, label=name)
+    ax.set(xlabel="direction, the strongest first", ylabel="singular value over the largest")
+    ax.set(xscale="log", yscale="log", ylim=(1e-4, 2))
+    ax.legend(frameon=False)
     return ax
 
 

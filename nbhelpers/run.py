@@ -47,6 +47,7 @@ LIMITS: dict[str, tuple[float, float] | list[str]] = {
     "max_length": (16, 1_048_576),
     "max_new_tokens": (1, 32_768),
     "learning_rate": (1e-8, 1.0),
+    "full_learning_rate": (1e-8, 1.0),
     "per_device_train_batch_size": (1, 4_096),
     "gradient_accumulation_steps": (1, 4_096),
     "lora_rank": (1, 1_024),

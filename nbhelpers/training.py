@@ -4,9 +4,13 @@
 first step. Everything else (LoRA, data collation, optimizer, schedule, logging) is TRL's and transformers' own.
 """
 
+import contextlib
+import hashlib
+import json
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,8 +19,9 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
 
-from nbhelpers import adapters, chat, cost, forward, memory, models, profiles
-from nbhelpers.errors import NotebookError
+from nbhelpers import adapters, chat, checkpoints, cost, forward, memory, models, profiles, sources
+from nbhelpers.errors import NotebookError, ResourceError
+from nbhelpers.run import seed_everything
 
 RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
 
@@ -69,6 +74,13 @@ class SFTTrainer(TRLSFTTrainer):
     """
 
     real_tokens = 0
+    before = checkpoints.Progress()
+    started = 0.0
+
+    def progress(self) -> checkpoints.Progress:
+        """Real tokens and seconds so far, those of earlier sessions included."""
+        seconds = time.perf_counter() - self.started
+        return checkpoints.Progress(self.before.tokens + self.real_tokens, self.before.seconds + seconds)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
@@ -109,12 +121,28 @@ def sft_config(run, **overrides) -> SFTConfig:
         "optim": "adamw_torch_fused",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # transformers would replace a NaN loss by the last good one
-        "save_strategy": "no",
+        "save_strategy": "no",  # `checkpoints.Keeper` saves by time
+        "save_total_limit": 2,  # the one before stays until the next is sealed
         "report_to": p.report_to,
         "seed": p.seed,
         "disable_tqdm": True,
     }
     return SFTConfig(**(values | overrides))
+
+
+def keep_best(steps: int) -> dict:
+    """Overrides of `sft_config`: held-out loss and a checkpoint every `steps` steps, and the best model at the end.
+
+    On disk stay the newest checkpoint and the best one, or the newest two.
+    """
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": steps,
+        "save_strategy": "steps",
+        "save_steps": steps,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+    }
 
 
 def length_grouped(dataset, batch_size: int, batches: int, seed: int):
@@ -142,11 +170,30 @@ def length_grouped(dataset, batch_size: int, batches: int, seed: int):
     return dataset.select(chosen.flatten().tolist())
 
 
+def encoded_rows(run, source, tokenizer, tasks: list[str], count: int = 1_000):
+    """`(rows to train on, rows to score)` of a source, encoded, as even over tasks and packages as they come.
+
+    Up to `count` rows to train on, `eval_rows` a task to score; what was read, kept and dropped is printed.
+    """
+    p = run.parameters
+    encoded = chat.encode_rows(sources.balanced(source.train, tasks, count, p.seed), tokenizer, p.max_length)
+    wanted = p.eval_rows * len(tasks)
+    held_out = chat.encode_rows(sources.balanced(source.test, tasks, 4 * wanted, p.seed), tokenizer, p.max_length)
+    scored = sources.balanced(held_out.dataset, tasks, wanted, p.seed)
+    print(f"to train on: {encoded}\nheld out:    {held_out}; {len(scored)} of them scored")
+    return encoded.dataset, scored
+
+
 def count_tokens(run, train_dataset) -> memory.Plan:
     """Count, without training, what `sft_trainer` will feed the model from these rows."""
     p = run.parameters
     size = p.per_device_train_batch_size
-    rows = length_grouped(train_dataset, size, p.max_steps * p.gradient_accumulation_steps, p.seed)
+    return _plan(length_grouped(train_dataset, size, p.max_steps * p.gradient_accumulation_steps, p.seed), size)
+
+
+def _plan(rows, batch_size: int) -> memory.Plan:
+    """Count what a training reads from encoded rows in the order they come, `batch_size` at a time."""
+    size = min(batch_size, len(rows))
     lengths = np.array([len(ids) for ids in rows["input_ids"]]).reshape(-1, size)
     labelled = np.array([sum(label != chat.IGNORE for label in row) for row in rows["labels"]]).reshape(-1, size)
     largest, most_labelled = (lengths.max(1) * size).max(), labelled.sum(1).max()
@@ -179,8 +226,9 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
     p, device = run.parameters, run.hardware.device
     shape, plan = memory.Shape.of(models.fetch(p.model_id)), count_tokens(run, train_dataset)
     parts = memory.predict(
-        shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device, p.gradient_accumulation_steps
-    )
+        shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device, p.gradient_accumulation_steps,
+        weights_dtype=memory.weights_dtype(method, run.dtype),
+    )  # fmt: skip
     flops = cost.training_flops(shape, method, plan, p.gradient_checkpointing)
     rate = cost.matrix_product_rate(run.dtype, device)
     seconds = cost.training_seconds(flops, rate, cost.SHARE_OF_PEAK[run.dtype])
@@ -191,20 +239,53 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
     return found
 
 
-def sft_trainer(run, model, tokenizer, train_dataset, peft_config=None, **overrides) -> SFTTrainer:
+SAME = (  # what a training must have in common with a checkpoint to go on from it
+    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
+    "warmup_steps", "optim", "weight_decay", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16",
+    "fp16", "seed",
+)  # fmt: skip
+
+
+def identity(trainer: TRLSFTTrainer) -> dict[str, str]:
+    """What makes a training this one: its settings, the rows in their order, and what is trained on which model."""
+    rows, trained, adapter = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    for row in trainer.train_dataset:
+        rows.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+    for name, parameter in trainer.model.named_parameters():
+        trained.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}".encode())
+    for name, config in getattr(trainer.model, "peft_config", {}).items():
+        fields = {key: sorted(x) if isinstance(x, set) else x for key, x in vars(config).items()}
+        adapter.update(repr((name, sorted(fields.items(), key=lambda field: field[0]))).encode())
+    found = {name: str(getattr(trainer.args, name)) for name in SAME}
+    hashes = {"rows": rows, "weights": trained, "adapter": adapter}
+    found |= {name: digest.hexdigest()[:16] for name, digest in hashes.items()}
+    return found | {"model": str(trainer.model.config._name_or_path)}
+
+
+def sft_trainer(
+    run, model, tokenizer, train_dataset, peft_config=None, eval_dataset=None, name: str = "", **overrides
+) -> SFTTrainer:
     """A trainer for encoded rows (`input_ids`, `labels`). The audits run first and stop on a silent mistake.
+
+    Args:
+        eval_dataset: held-out rows, encoded alike, for `keep_best`.
+        name: of the variant, where a run has several: its checkpoints have a folder of that name.
+        overrides: of `sft_config`.
 
     Raises:
         AuditError: as `chat.audit`.
     """
     chat.audit(train_dataset, tokenizer, model)
+    seed_everything(run.parameters.seed)  # an adapter begins with random numbers, whatever ran before
     config = sft_config(run, **overrides)
+    config.output_dir = str(Path(config.output_dir, name))
     batches = config.max_steps * config.gradient_accumulation_steps
     ordered = length_grouped(train_dataset, config.per_device_train_batch_size, batches, config.seed)
     trainer = SFTTrainer(
         model,
         config,
         train_dataset=ordered.select_columns(["input_ids", "labels"]),
+        eval_dataset=eval_dataset.select_columns(["input_ids", "labels"]) if eval_dataset else None,
         processing_class=tokenizer,
         peft_config=peft_config,
         callbacks=[Watch()],
@@ -213,17 +294,60 @@ def sft_trainer(run, model, tokenizer, train_dataset, peft_config=None, **overri
     for parameter in trainer.model.parameters():  # TRL puts QLoRA's adapters in bfloat16, which a T4 has not, and
         if parameter.requires_grad and peft_config is not None:  # leaves LoRA's in float32: one precision for both
             parameter.data = parameter.data.float()
+    trainer.identity = identity(trainer)
+    trainer.add_callback(checkpoints.Keeper(trainer.identity, trainer.progress))
     return trainer
 
 
-def train(trainer: SFTTrainer) -> Training:
-    """Run the trainer and report what its steps took. Raises NotebookError on a loss that is not finite."""
-    trainer.real_tokens = 0
-    start = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - start
+def train(trainer: SFTTrainer, resume: str = "never") -> Training:
+    """Run the trainer and report what its steps took.
+
+    Args:
+        resume: `auto` goes on from the newest whole checkpoint of this very training, where there is one: weights,
+            optimizer, schedule, random state and place in the data are restored. `never` begins anew.
+
+    Raises:
+        NotebookError: a loss that is not finite.
+        ResourceError: out of memory; names what the batch was and what would lower the peak.
+    """
+    found = checkpoints.newest(trainer.args.output_dir, trainer.identity) if resume == "auto" else None
+    folder, trainer.before = found or (None, checkpoints.Progress())
+    if folder:
+        print(f"going on from {folder.name} of {trainer.args.max_steps} steps")
+    trainer.real_tokens, trainer.started = 0, time.perf_counter()
+    try:
+        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_exhausted(error):
+            raise
+        raise ResourceError(_what_would_fit(trainer)) from error
+    done = trainer.progress()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Training([float(loss) for loss in losses], trainer.real_tokens, seconds)
+    return Training([float(loss) for loss in losses], done.tokens, done.seconds)
+
+
+def _what_would_fit(trainer: SFTTrainer) -> str:
+    """The message after running out of memory: the batch, and the cheapest changes with their predicted peaks."""
+    args, model = trainer.args, trainer.model
+    size, device = args.per_device_train_batch_size, model.device.type
+    config = next(iter(getattr(model, "peft_config", {}).values()), None)
+    method = "full" if config is None else "qlora" if getattr(model, "is_loaded_in_4bit", False) else "lora"
+    dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+    reads = _plan(trainer.train_dataset, size)
+    longest = max(len(ids) for ids in trainer.train_dataset["input_ids"])
+    lines = [
+        f"Out of memory at step {trainer.state.global_step + 1}: {size} rows a batch, the longest of {longest} tokens, "
+        f"{reads.largest_batch_tokens:,} tokens at once."
+    ]
+    with contextlib.suppress(KeyError, AttributeError):  # a model of another shape has no prediction
+        shape = memory.Shape.from_config(model.config.to_dict())
+        now, changes = memory.remedies(
+            shape, method, dtype, reads, getattr(config, "r", None) or 16, args.gradient_checkpointing, device,
+            args.gradient_accumulation_steps, size,
+        )  # fmt: skip
+        lines[0] += f" Predicted peak {now / 2**20:,.0f} MiB. Cheapest first, what would lower it:"
+        lines += [f"  - {change}: {peak / 2**20:,.0f} MiB ({peak / now - 1:+.0%})" for change, peak in changes[:3]]
+    return "\n".join(lines)
 
 
 def _off(expected: float, found: float) -> str:

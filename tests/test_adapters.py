@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from nbhelpers import adapters, models
+from nbhelpers.errors import ModelError
 
 
 def adapted(model, **fields):
@@ -155,3 +156,55 @@ def test_everything_is_as_it_was_afterwards_even_after_an_error(model):
     assert all(layer.cast_input_dtype_enabled for layer in model.modules() if isinstance(layer, LoraLayer))
     merged, expected = model.merge_and_unload(), plain.merge_and_unload()
     torch.testing.assert_close(merged(input_ids=IDS).logits, expected(input_ids=IDS).logits)
+
+
+def tokens(count=12):
+    return torch.randint(3, 2_000, (2, count), generator=torch.Generator().manual_seed(7))
+
+
+def test_an_untrained_bottleneck_changes_no_logit(model):
+    before = model(input_ids=tokens()).logits
+    adapted = adapters.add_bottlenecks(model, 8)
+    assert torch.equal(adapted(input_ids=tokens()).logits, before)
+
+
+def test_bottlenecks_train_what_their_paper_says_and_nothing_else(model):
+    h, size, blocks = model.config.hidden_size, 8, model.config.num_hidden_layers
+    adapted = adapters.add_bottlenecks(model, size)
+    trained = {name: p.numel() for name, p in adapted.named_parameters() if p.requires_grad}
+    assert sum(trained.values()) == blocks * 2 * (2 * h * size + h + size)
+    assert all(".up." in name or ".down." in name for name in trained)
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
+    frozen = {name: p.clone() for name, p in adapted.named_parameters() if not p.requires_grad}
+    losses = []
+    for _ in range(4):
+        loss = adapted(input_ids=tokens(), labels=tokens()).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.05
+    for name, parameter in adapted.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name]), name
+
+
+def test_saved_bottlenecks_come_back(model, smoke, tmp_path):
+    adapted = adapters.add_bottlenecks(model, 4)
+    for parameter in adapters._bottlenecks(adapted).values():
+        torch.nn.init.normal_(parameter, std=0.05)
+    adapters.save_bottlenecks(adapted, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter_model.safetensors", "bottleneck.json"}
+    back = adapters.load_bottlenecks(copy.deepcopy(smoke[0]), tmp_path)
+    assert torch.equal(back(input_ids=tokens()).logits, adapted(input_ids=tokens()).logits)
+    assert not torch.equal(back(input_ids=tokens()).logits, smoke[0](input_ids=tokens()).logits)
+
+
+def test_bottlenecks_of_another_model_are_refused(model, smoke, tmp_path):
+    adapters.save_bottlenecks(adapters.add_bottlenecks(model, 4), tmp_path)
+    other = copy.deepcopy(smoke[0])
+    other.model.layers = other.model.layers[:2]
+    with pytest.raises(ModelError, match="belong to another model"):
+        adapters.load_bottlenecks(other, tmp_path)
+    with pytest.raises(ModelError, match="no linear layer named c_proj"):
+        adapters.add_bottlenecks(copy.deepcopy(smoke[0]), 4, ("c_proj",))

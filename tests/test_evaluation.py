@@ -124,6 +124,33 @@ def test_held_out_loss_is_the_model_s_own_loss_row_by_row(smoke):
     assert evaluation.held_out_loss(model, tokenizer, encoded, batch_size=2) == pytest.approx(expected, abs=1e-4)
 
 
+def test_what_all_rows_begin_with_is_computed_once_for_the_loss(model, tokenizer):
+    system = {"role": "system", "content": "always the same words before the question, whatever it is about"}
+    messages = [[system, *question("a" * n), {"role": "assistant", "content": "b" * n}] for n in (3, 9, 4, 6)]
+    encoded = datasets.Dataset.from_list([chat.encode(m, tokenizer) for m in messages])
+    expected = [
+        model(input_ids=torch.tensor([r["input_ids"]]), labels=torch.tensor([r["labels"]])).loss.item() for r in encoded
+    ]
+    widths = []
+    model.register_forward_pre_hook(lambda _, args, kw: widths.append(kw["input_ids"].shape[1]), with_kwargs=True)
+    assert evaluation.held_out_loss(model, tokenizer, encoded, batch_size=2) == pytest.approx(expected, abs=1e-4)
+    shared, *rest = widths
+    assert shared > 10
+    assert max(rest) + shared == max(map(len, encoded["input_ids"]))
+    labelled_from_the_start = encoded.map(lambda row: {"labels": row["input_ids"]})
+    widths.clear()
+    evaluation.held_out_loss(model, tokenizer, labelled_from_the_start, batch_size=2)
+    assert max(widths) == max(map(len, encoded["input_ids"])), "what is labelled cannot be left to a cache"
+
+
+def test_solved_examples_are_short_and_of_their_task(smoke):
+    rows = [row(i, ("summary", "parameters")[i % 2], "word " * (i + 1), "x") for i in range(24)]
+    rows = [r | {"input_ids": list(range(len(r["messages"][0]["content"])))} for r in rows]
+    found = evaluation.solved_examples(rows, ["parameters", "summary"], 2)
+    assert [m[0]["content"].count("word") for m in found["summary"]] == [7, 9]
+    assert [m[0]["content"].count("word") for m in found["parameters"]] == [8, 10]
+
+
 def test_text_rows_label_every_token(smoke):
     rows = evaluation.text_rows(["some prose to read", "x"], smoke[1], max_length=3)
     assert all(r["labels"] == r["input_ids"] and 1 < len(r["input_ids"]) <= 3 for r in rows)

@@ -5,6 +5,7 @@ mpl.use("Agg")
 
 from nbhelpers import plots
 from nbhelpers.evaluation import Evaluation
+from nbhelpers.metrics import Metric
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +134,26 @@ def test_skew_stacks_the_shares_and_says_what_it_leaves_out():
     assert "2 smaller groups not drawn" in ax.get_xlabel()
     assert texts(ax)[0] == "0.00 (0.00)   2 words"
     assert not overlaps(ax)
+
+
+def test_the_tradeoff_has_a_point_a_model_with_both_intervals():
+    full, lora = (Metric(0.3, 0.2, 0.5), Metric(0.12, 0.1, 0.15)), (Metric(0, -0.1, 0.1), Metric(0.1, 0, 0.2))
+    points = {"full": full, "LoRA": lora}
+    ax = plots.plot_tradeoff(points, "lost (nats)", "gained")
+    drawn = {c.get_label(): c for c in ax.containers}
+    assert drawn.keys() == points.keys()
+    for name, (x, y) in points.items():
+        dot, _, bars = drawn[name]
+        assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (x.value, y.value)
+        across, upward = (bar.get_segments()[0] for bar in bars)
+        assert across[:, 0].tolist() == pytest.approx([x.low, x.high])
+        assert upward[:, 1].tolist() == pytest.approx([y.low, y.high])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("lost (nats)", "gained")
+
+
+def test_spectra_are_relative_to_their_largest():
+    ax = plots.plot_spectra({"full": [4.0, 2.0, 1.0], "LoRA": [9.0, 9.0, 0.0]})
+    lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+    assert lines["full"].tolist() == [1.0, 0.5, 0.25]
+    assert lines["LoRA"].tolist() == [1.0, 1.0, 0.0]
+    assert ax.get_yscale() == "log"

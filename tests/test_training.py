@@ -1,5 +1,9 @@
 import contextlib
 import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -9,7 +13,7 @@ import torch
 import trl
 from peft import LoraConfig
 
-from nbhelpers import adapters, chat, forward, models, training
+from nbhelpers import adapters, chat, forward, memory, models, training
 from nbhelpers.errors import AuditError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 
@@ -225,3 +229,91 @@ def test_a_forecast_is_recorded_beside_its_measurement(model, tokenizer, rows, t
     assert predicted.keys() <= r.recorded.keys()
     assert predicted["full.peak_memory_bytes"] == sum(forecast.parts.values())
     assert frame.loc["full", ("", "tokens/s")] > 0
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import test_training as t
+from nbhelpers import chat, models, training
+import datasets
+model, tokenizer = models.load("smoke", "float32")
+turns = [{"role": "user", "content": "a b c d " * 220}, {"role": "assistant", "content": "e f g h " * 20}]
+rows = datasets.Dataset.from_list([chat.encode(turns, tokenizer)] * 16)
+trainer = training.sft_trainer(t.run(Path(sys.argv[1]), per_device_train_batch_size=16), model, tokenizer, rows)
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 150 * 2**20, -1))
+training.train(trainer)
+"""
+
+
+def test_running_out_of_memory_ends_with_what_would_fit(tmp_path):
+    here = Path(__file__)
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path)]
+    child = subprocess.run(command, cwd=here.parent, capture_output=True, text=True)
+    assert child.returncode == 1
+    message = child.stderr.rpartition("ResourceError: ")[2]
+    found = re.match(r"Out of memory at step 1: 16 rows a batch, the longest of (\d+) tokens, ([\d,]+) tokens", message)
+    assert found, child.stderr[-2_000:]
+    assert int(found[2].replace(",", "")) == 16 * int(found[1])
+    now = int(re.search(r"Predicted peak ([\d,]+) MiB", message)[1].replace(",", ""))
+    remedies = re.findall(r"  - (.*): ([\d,]+) MiB \(-(\d+)%\)", message)
+    assert len(remedies) == 3
+    assert remedies[0][0].startswith("per_device_train_batch_size=8, gradient_accumulation_steps=2")
+    assert all(int(peak.replace(",", "")) < now for _, peak, _ in remedies)
+
+
+def test_every_remedy_lowers_the_predicted_peak_and_the_cheapest_comes_first():
+    shape = memory.Shape(576, 1536, 30, 9, 3, 64, 49152, True)
+    plan = memory.Plan(10_000, 2_000, 2_048, 400)
+    now, changes = memory.remedies(shape, "full", "bfloat16", plan, 16, False, "cpu", 1, 8)
+    assert [change.split()[0] for change, _ in changes][:3] == [
+        "per_device_train_batch_size=4,",
+        "gradient_checkpointing=True",
+        "LoRA",
+    ]
+    assert all(0 < peak < now for _, peak in changes)
+    _, changes = memory.remedies(shape, "qlora", "bfloat16", plan, 16, True, "cpu", 1, 1)
+    assert [change.split()[0] for change, _ in changes] == ["half"]
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(model, tokenizer, rows, tmp_path):
+    trainer = training.sft_trainer(run(tmp_path), model, tokenizer, rows)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("shapes do not fit")
+
+    trainer.compute_loss = broken
+    with pytest.raises(RuntimeError, match="shapes do not fit") as caught:
+        training.train(trainer)
+    assert not isinstance(caught.value, NotebookError)
+
+
+def test_the_adapter_begins_the_same_whatever_ran_before(smoke, tokenizer, rows, tmp_path):
+    def first():
+        trainer = training.sft_trainer(run(tmp_path), copy.deepcopy(smoke[0]), tokenizer, rows, LORA)
+        return next(p for name, p in trainer.model.named_parameters() if "lora_A" in name).detach().clone()
+
+    one = first()
+    torch.randn(100)
+    assert torch.equal(first(), one)
+
+
+def test_trained_weights_are_kept_in_float32():
+    assert memory.weights_dtype("full", "bfloat16") == "float32"
+    assert memory.weights_dtype("lora", "bfloat16") == memory.weights_dtype("qlora", "bfloat16") == "bfloat16"
+
+
+def test_rows_are_encoded_counted_and_even_over_tasks(tokenizer, tmp_path, capsys):
+    def row(i, task):
+        messages = [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": "word " * (1 + i)}]
+        return {"id": str(i), "task": task, "package": f"p{i % 3}", "messages": messages, "reference": "x"}
+
+    table = datasets.Dataset.from_list([row(i, ("summary", "parameters")[i % 2]) for i in range(60)])
+    source = SimpleNamespace(train=table, test=table)
+    settings = run(tmp_path, eval_rows=3, max_length=40)
+    train_rows, scored = training.encoded_rows(settings, source, tokenizer, ["summary", "parameters"], count=30)
+    assert sorted(scored["task"]) == ["parameters"] * 3 + ["summary"] * 3
+    assert len(train_rows) <= 30
+    assert max(map(len, train_rows["input_ids"])) <= 40
+    assert "30 rows read" in capsys.readouterr().out

@@ -1,0 +1,116 @@
+"""Checkpoints that can be trusted: sealed when they are whole, examined before use, and of this training alone.
+
+The Trainer writes a checkpoint file by file in its place, and resumes from the highest number it finds. After a kill,
+a full disk or a dropped connection that one may be half there, and one without its optimizer is taken without a word.
+Here the last file of a checkpoint is a seal that lists all others with their sha256 and says which training they
+belong to; the newest checkpoint with an unbroken seal is the one to go on from.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from nbhelpers.run import sha256_of, write_json
+
+SEAL = "complete.json"
+NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
+UNUSED = "unused-"  # before the name of a checkpoint that was set aside
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training has taken, over all its sessions: real tokens and seconds."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def seal(folder: Path, identity: dict[str, str], progress: Progress) -> None:
+    """Write the seal of a finished checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        identity: what makes this training this one, as names and texts. Another training does not go on from it.
+    """
+    (folder / SEAL).unlink(missing_ok=True)
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)}
+    write_json(folder / SEAL, {"schema": 1, "identity": identity, "progress": progress, "files": files})
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def fault(folder: Path, identity: dict[str, str]) -> str | None:
+    """Why a checkpoint cannot be gone on from; None where it can."""
+    try:
+        content = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        files, whose = content["files"], content["identity"]
+    except FileNotFoundError:
+        return "it was not finished"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its seal cannot be read ({type(error).__name__})"
+    for pattern in NEEDED:
+        if not any(Path(name).match(pattern) for name in files):
+            return f"it has no {pattern}"
+    for name, digest in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256_of(folder / name) != digest:
+            return f"{name} is damaged"
+    other = [key for key in sorted({*whose, *identity}) if whose.get(key) != identity.get(key)]
+    if other:
+        return "it belongs to another training: " + ", ".join(
+            f"{key} {whose.get(key)} there, {identity.get(key)} now" for key in other
+        )
+    return None
+
+
+def newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress] | None:
+    """The newest whole checkpoint of this training and its progress; None where there is none.
+
+    Those that cannot be used are named with the reason, and set aside under another name: nothing is deleted, and the
+    Trainer, which counts folders when it removes old ones, does not count them.
+    """
+    numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        reason = fault(path, identity)
+        if reason is None:
+            return path, Progress(**json.loads((path / SEAL).read_text(encoding="utf-8"))["progress"])
+        aside = next(name for i in range(10_000) if not (name := path.with_name(f"{UNUSED}{i}-{path.name}")).exists())
+        path.rename(aside)
+        print(f"{path.name} is not used: {reason}. It now lies in {aside.name}.")
+    return None
+
+
+class Keeper(TrainerCallback):
+    """Saves a checkpoint every `seconds`, and seals each one, whoever asked for it.
+
+    Saving by time suits steps of any length: a short training writes nothing, a long one loses at most that much.
+
+    Args:
+        identity: as for `seal`.
+        progress: called when a checkpoint was written.
+    """
+
+    def __init__(self, identity: dict[str, str], progress: Callable[[], Progress], seconds: float = 600.0):
+        self.identity, self.progress, self.seconds = identity, progress, seconds
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.saved = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if time.perf_counter() - self.saved >= self.seconds:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir, f"checkpoint-{state.global_step}"), self.identity, self.progress())
+        self.saved = time.perf_counter()

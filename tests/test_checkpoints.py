@@ -1,0 +1,308 @@
+"""Checkpoints: damage is named and stepped over, a kill loses nothing but the steps since, and nothing is restarted."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from nbhelpers import chat, checkpoints, models, profiles, training
+from nbhelpers.checkpoints import Progress
+
+STEPS, EVERY = 8, 2
+
+
+def trainer_of(folder: Path, adapter: bool, **overrides):
+    """A trainer of the smoke model on the CPU in float32, its rows, adapter and dropout the same in every process."""
+    from types import SimpleNamespace
+
+    parameters = SimpleNamespace(
+        max_steps=STEPS, per_device_train_batch_size=2, gradient_accumulation_steps=1, learning_rate=1e-3, seed=3,
+        gradient_checkpointing=False, report_to="none",
+    )  # fmt: skip
+    machine = profiles.Hardware("cpu", 2, 2**34, None, 0, "Linux")
+    run = SimpleNamespace(parameters=parameters, hardware=machine, dtype="float32", folder=Path(folder))
+    model, tokenizer = models.load("smoke", "float32")
+    rng, words = np.random.default_rng(0), ["read", "write", "the", "file", "name", "returns", "list"]
+
+    def row():
+        turns = [" ".join(rng.choice(words, rng.integers(3, 12))) for _ in range(2)]
+        messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=True)]
+        return chat.encode(messages, tokenizer)
+
+    rows = datasets.Dataset.from_list([row() for _ in range(30)])
+    torch.manual_seed(3)
+    lora = LoraConfig(r=4, lora_dropout=0.2, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
+    overrides = {"save_strategy": "steps", "save_steps": EVERY} | overrides
+    return training.sft_trainer(run, model, tokenizer, rows, lora, eval_dataset=rows.select(range(4)), **overrides)
+
+
+class KillAt(TrainerCallback):
+    """SIGKILL to the own process: no handler, no flush, no farewell."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_and_die(folder: str, adapter: str, step: str) -> None:
+    trainer = trainer_of(Path(folder), adapter == "lora")
+    trainer.add_callback(KillAt(int(step)))
+    training.train(trainer)
+
+
+@pytest.fixture(scope="module", params=["lora", "full"])
+def whole(request, tmp_path_factory):
+    """`(kind, folder of the checkpoints, losses, final weights)` of an uninterrupted training."""
+    folder = tmp_path_factory.mktemp(request.param)
+    trainer = trainer_of(folder, request.param == "lora")
+    done = training.train(trainer)
+    return request.param, folder, done, weights(trainer)
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """`(kind, run folder, folder of the checkpoints)`: a copy that a test may damage."""
+    shutil.copytree(whole[1], tmp_path / "run")
+    return whole[0], tmp_path / "run", tmp_path / "run" / "artifacts" / "checkpoints"
+
+
+def own(folder: Path) -> dict:
+    return json.loads((folder / checkpoints.SEAL).read_text())["identity"]
+
+
+def test_the_newest_two_are_kept_and_sealed(copied):
+    _, _, folder = copied
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
+    found, progress = checkpoints.newest(folder, own(folder / "checkpoint-8"))
+    assert found.name == "checkpoint-8"
+    assert progress.tokens > 0
+    assert progress.seconds > 0
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def unsealed(folder: Path) -> None:
+    (folder / checkpoints.SEAL).unlink()
+
+
+DAMAGE = {
+    "no trainer state": (lambda c: (c / "trainer_state.json").unlink(), "trainer_state.json is missing"),
+    "weights cut short": (lambda c: cut(next(c.glob("*.safetensors"))), "safetensors is damaged"),
+    "one bit of the weights": (lambda c: flip(next(c.glob("*.safetensors"))), "safetensors is damaged"),
+    "optimizer cut short": (lambda c: cut(c / "optimizer.pt"), "optimizer.pt is damaged"),
+    "no optimizer": (lambda c: (c / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+    "no schedule": (lambda c: (c / "scheduler.pt").unlink(), "scheduler.pt is missing"),
+    "no random state": (lambda c: (c / "rng_state.pth").unlink(), "rng_state.pth is missing"),
+    "no weights": (lambda c: next(c.glob("*.safetensors")).unlink(), "safetensors is missing"),
+    "empty folder": (emptied, "it was not finished"),
+    "no seal": (unsealed, "it was not finished"),
+    "a seal that is no JSON": (lambda c: cut(c / checkpoints.SEAL), "its seal cannot be read"),
+    "a seal of another kind": (lambda c: (c / checkpoints.SEAL).write_text("[]"), "its seal cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(damage, copied, capsys):
+    folder = copied[2]
+    harm, reason = DAMAGE[damage]
+    identity = own(folder / "checkpoint-6")
+    harm(folder / "checkpoint-8")
+    found, _ = checkpoints.newest(folder, identity)
+    assert found.name == "checkpoint-6"
+    said = capsys.readouterr().out
+    assert "checkpoint-8 is not used" in said
+    assert reason in said
+    assert (folder / "unused-0-checkpoint-8").is_dir(), "what was found is still there"
+    checkpoints.newest(folder, identity)
+    assert not capsys.readouterr().out, "said once"
+
+
+def test_resuming_past_the_damage_ends_as_if_nothing_had_happened(whole, copied, capsys):
+    kind, run, folder = copied
+    (folder / "checkpoint-8" / "optimizer.pt").unlink()
+    trainer = trainer_of(run, kind == "lora")
+    done = training.train(trainer, resume="auto")
+    assert "going on from checkpoint-6 of 8 steps" in capsys.readouterr().out
+    assert done.losses == pytest.approx(whole[2].losses, abs=1e-5)
+    for name, weight in weights(trainer).items():
+        torch.testing.assert_close(weight, whole[3][name], rtol=0, atol=1e-6)
+    assert sorted(p.name for p in folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_after_a_kill_the_losses_are_those_of_the_uninterrupted_training(whole, tmp_path):
+    kind, _, expected, last = whole
+    here = Path(__file__)
+    code = f"import {here.stem} as t; t.train_and_die({str(tmp_path)!r}, {kind!r}, '5')"
+    child = subprocess.run([sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr[-2_000:]
+    trainer = trainer_of(tmp_path, kind == "lora")
+    started = []
+
+    class First(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            if not started:
+                moments = [entry["exp_avg"] for entry in optimizer.state.values()]
+                started.append((state.global_step, len(moments), max(m.abs().max().item() for m in moments)))
+
+    trainer.add_callback(First())
+    done = training.train(trainer, resume="auto")
+    step, moments, largest = started[0]
+    assert step == 4, "the newest sealed one"
+    assert moments == len(weights(trainer))
+    assert largest > 0, "the optimizer went on with what it had"
+    assert len(done.losses) == STEPS
+    assert done.losses == pytest.approx(expected.losses, abs=1e-5)
+    assert done.tokens == expected.tokens, "tokens of both sessions"
+    for name, weight in weights(trainer).items():
+        torch.testing.assert_close(weight, last[name], rtol=0, atol=1e-6)
+
+
+def test_a_finished_training_is_not_trained_again(whole, copied):
+    kind, run, _ = copied
+    trainer = trainer_of(run, kind == "lora")
+    done = training.train(trainer, resume="auto")
+    assert done.losses == pytest.approx(whole[2].losses, abs=1e-9)
+    assert done.tokens == whole[2].tokens
+    assert trainer.real_tokens == 0
+    for name, weight in weights(trainer).items():
+        assert torch.equal(weight, whole[3][name]), name
+
+
+def test_never_begins_anew(whole, copied):
+    kind, run, _ = copied
+    trainer = trainer_of(run, kind == "lora")
+    assert training.train(trainer).losses == pytest.approx(whole[2].losses, abs=1e-6)
+    assert trainer.real_tokens == whole[2].tokens
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 2e-3}, {"max_steps": 9}, {"seed": 4}])
+def test_another_training_s_checkpoints_are_not_taken(change, copied, capsys):
+    kind, run, folder = copied
+    trainer = trainer_of(run, kind == "lora", **change)
+    assert checkpoints.newest(folder, trainer.identity) is None
+    said = capsys.readouterr().out
+    assert "checkpoint-8 is not used: it belongs to another training: " in said
+    assert re.search(rf"{next(iter(change))} \S+ there, {getattr(trainer.args, next(iter(change)))} now", said)
+
+
+def test_other_rows_and_another_adapter_are_another_training(tmp_path):
+    trainer = trainer_of(tmp_path, True)
+    first = training.identity(trainer)
+    assert training.identity(trainer_of(tmp_path / "elsewhere", True)) == first
+    trainer.train_dataset = trainer.train_dataset.select(range(len(trainer.train_dataset) - 1, -1, -1))
+    trainer.model.peft_config["default"].lora_alpha = 99
+    second = training.identity(trainer)
+    assert {key for key in first if first[key] != second[key]} == {"rows", "adapter"}
+
+
+def test_none_where_there_is_none(tmp_path):
+    assert checkpoints.newest(tmp_path / "nowhere", {}) is None
+    (tmp_path / "checkpoint-x").mkdir()
+    (tmp_path / "checkpoint-best").mkdir()
+    assert checkpoints.newest(tmp_path, {}) is None
+
+
+def test_checkpoints_are_saved_by_time(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, True, save_strategy="no")
+    training.train(trainer)
+    folder = tmp_path / "artifacts" / "checkpoints"
+    assert not list(folder.glob("checkpoint-*")), "a short training writes none"
+    trainer = trainer_of(tmp_path, True, save_strategy="no")
+    keeper = next(c for c in trainer.callback_handler.callbacks if isinstance(c, checkpoints.Keeper))
+    keeper.seconds = 0.0
+    training.train(trainer)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]
+    assert all((path / checkpoints.SEAL).exists() for path in folder.glob("checkpoint-*"))
+
+
+def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path):
+    def worsening(self):  # the held-out loss falls to step 4 and rises after it
+        return lambda *args, **kwargs: {"eval_loss": abs(self.state.global_step - 4) + 1.0}
+
+    trainer = trainer_of(tmp_path, True, **training.keep_best(2))
+    seen = {}
+    trainer.evaluate = worsening(trainer)
+
+    class Note(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            seen[state.global_step] = weights(trainer)
+
+    trainer.add_callback(Note())
+    training.train(trainer)
+    kept = {path.name for path in (tmp_path / "artifacts" / "checkpoints").glob("checkpoint-*")}
+    assert kept == {"checkpoint-4", "checkpoint-8"}
+    for name, weight in weights(trainer).items():
+        assert torch.equal(weight, seen[4][name])
+        assert "lora_B" not in name or not torch.equal(weight, seen[8][name])
+
+
+def test_held_out_loss_is_that_of_the_rows(tmp_path):
+    from nbhelpers import evaluation
+
+    trainer = trainer_of(tmp_path, False, **training.keep_best(2))
+    rows = trainer.eval_dataset
+    losses = evaluation.held_out_loss(trainer.model, trainer.processing_class, rows)
+    counts = [sum(label != chat.IGNORE for label in row["labels"][1:]) for row in rows]
+    expected = np.average(losses, weights=counts)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_trainer_alone_restarts_the_optimizer_without_a_word(copied):
+    """Why there is a seal. When this fails, the Trainer has learned to refuse, and `fault` may be simpler."""
+    kind, run, folder = copied
+    (folder / "checkpoint-8").rename(folder / "aside")
+    (folder / "checkpoint-6" / "optimizer.pt").unlink()
+    assert get_last_checkpoint(str(folder)).endswith("checkpoint-6")
+    trainer, fresh = trainer_of(run, kind == "lora", save_strategy="no"), []
+
+    class First(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            fresh.append((state.global_step, len(optimizer.state)))
+
+    trainer.add_callback(First())
+    trainer.train(resume_from_checkpoint=True)
+    assert fresh[0] == (6, 0)
+
+
+def test_progress_goes_through_a_seal(tmp_path):
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "trainer_state.json"):
+        (tmp_path / "checkpoint-3" / "below").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "checkpoint-3" / name).write_text(name)
+    checkpoints.seal(tmp_path / "checkpoint-3", {"a": "1"}, Progress(7, 1.5))
+    found = checkpoints.newest(tmp_path, {"a": "1"})
+    assert found == (tmp_path / "checkpoint-3", Progress(7, 1.5))
+    (tmp_path / "checkpoint-3" / "scheduler.pt").unlink()
+    checkpoints.seal(tmp_path / "checkpoint-3", {"a": "1"}, Progress(7, 1.5))
+    assert checkpoints.fault(tmp_path / "checkpoint-3", {"a": "1"}) == "it has no scheduler.pt"
