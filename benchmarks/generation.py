@@ -1,11 +1,11 @@
 """How fast are answers for an evaluation: one by one, in batches as they come, and as `evaluation.generate` does it?
 
-SmolLM2-135M-Instruct answers held-out `pydocs` questions greedily, at most 32 tokens each, with the KV cache and a
+SmolLM2-135M-Instruct answers held-out `pydocs` questions greedily, at most 48 tokens each, as the notebooks ask, with the KV cache and a
 stop at the end token everywhere. Tokens a second count what was written up to the end of each answer. Texts are
 compared with those of one by one: in float32 they must be the same to the letter.
 
 - one by one: `model.generate` on each prompt.
-- batches: of 32 prompts in the order they come, padded on the left.
+- batches: of 50 prompts in the order they come, padded on the left.
 - nbhelpers: `evaluation.generate`: what all prompts begin with is computed once, rows that have stopped are left out.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from nbhelpers import chat, evaluation, models, profiles, sources
 
-MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 32, 32, 32
+MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 50, 48, 50
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nbhelpers import chat, forward, metrics
+from nbhelpers import adapters, chat, forward, metrics
 from nbhelpers.errors import AuditError
 
 
@@ -68,8 +68,7 @@ def generate(
             batch["attention_mask"] = torch.nn.functional.pad(batch["attention_mask"], (shared, 0), value=1)
             past["past_key_values"] = forward.with_room(cache, len(rows), batch["input_ids"].shape[1] + max_new_tokens)
         draws = _seeded((seed, begin), model.device) if temperature else contextlib.nullcontext()
-        grouped = forward.grouped_attention(model.device.type)
-        with torch.inference_mode(), _autocast(model.device.type, dtype), draws, grouped:
+        with torch.inference_mode(), _autocast(model.device.type, dtype), draws, _lean(model):
             written = _write(model, batch, past, max_new_tokens, stops, pad_token_id=tokenizer.pad_token_id, **sampling)
         for i, tokens in zip(rows, written, strict=True):
             stopped = tokens[-1] in stops
@@ -134,6 +133,13 @@ def _shared_length(model, ids: list[list[int]]) -> int:
     first, last = min(ids), max(ids)  # what these two share in order of tokens, all between them share too
     limit = min(map(len, ids)) - 1
     return next((i for i in range(limit) if first[i] != last[i]), limit)
+
+
+@contextlib.contextmanager
+def _lean(model):
+    """Within the block a forward pass makes no needless copies; what it computes stays the same to rounding."""
+    with forward.grouped_attention(model.device.type), adapters.in_place_lora(model):
+        yield
 
 
 def _begun(model, ids: list[int], dtype: str | None):
@@ -300,8 +306,7 @@ def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | N
         counts = (batch["labels"][:, 1:] != chat.IGNORE).sum(1).tolist()
         if cache:
             batch["past_key_values"] = forward.with_room(cache, len(members), shared + width)
-        grouped = forward.grouped_attention(model.device.type)
-        with torch.inference_mode(), _autocast(model.device.type, dtype), grouped:
+        with torch.inference_mode(), _autocast(model.device.type, dtype), _lean(model):
             logits, targets = forward.labelled_logits(model, head, batch)
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none").cpu()
         losses |= {i: part.mean().item() for i, part in zip(members, nll.split(counts), strict=True)}

@@ -5,7 +5,7 @@ from itertools import cycle
 from nbhelpers.evaluation import Evaluation
 from nbhelpers.metrics import Metric, estimate
 
-COLOURS = ("#7f7f7f", "#c9a227", "#1f6fb4", "#c0504d", "#4f9d69", "#8064a2")
+COLOURS = ("#7f7f7f", "#c9a227", "#1f6fb4", "#c0504d", "#4f9d69", "#8064a2", "#e39bb0")
 
 
 def _axes(ax, width: float = 7.0, height: float = 3.6):

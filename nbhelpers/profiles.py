@@ -43,7 +43,7 @@ PROFILES = {
             max_new_tokens=12, check_dtype="float32", price="cpu-2-cores",
         ),
         Profile(
-            name="cpu", model_id="smollm2-135m", max_length=256, max_steps=32, per_device_train_batch_size=8,
+            name="cpu", model_id="smollm2-135m", max_length=256, max_steps=28, per_device_train_batch_size=8,
             learning_rate=1e-3, lora_rank=16, gradient_checkpointing=False, eval_rows=100, eval_batch_size=50,
             max_new_tokens=48, check_dtype="float32", price="cpu-2-cores",
         ),
