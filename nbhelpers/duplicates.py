@@ -144,7 +144,7 @@ class DuplicateIndex:
         self._lsh = RMinHashLSH(threshold, PERMUTATIONS, BANDS if threshold >= 0.75 else MORE_BANDS)
         self._numbers = _Numbers()
         self._first = np.zeros(0, np.uint32)  # by number: that of the same word the first time
-        self._signs = np.zeros(0, np.uint64)  # by number: `_signs`
+        self._word_signs = np.zeros(0, np.uint64)  # by number: `_signs`
         self._frequency = np.zeros(0, int)  # by number: texts that have it
         self._ids: list[str] = []
         self._kept: list[array] = []  # of word numbers
@@ -169,7 +169,7 @@ class DuplicateIndex:
         rows = 1 + 1_000_000 // (1 + len(right))  # words compared at a time
         for start in range(0, len(left), rows):
             block = left[start : start + rows]
-            near = np.bitwise_count(self._signs[block][:, None] ^ self._signs[right]) <= 2
+            near = np.bitwise_count(self._word_signs[block][:, None] ^ self._word_signs[right]) <= 2
             most = shared + np.count_nonzero(near.any(axis=1)) + len(left) - start - len(block)
             if most / (total - most) < self.threshold:  # even if all of these were slips
                 return 0.0
@@ -212,7 +212,7 @@ class DuplicateIndex:
         sketches = RMinHash.from_token_sets(written(), PERMUTATIONS, self.seed)
         before, all_words = self._frequency, self._numbers.words
         self._first = np.array(self._numbers.first)
-        self._signs = np.concatenate([self._signs, _signs(all_words[len(self._signs) :])])
+        self._word_signs = np.concatenate([self._word_signs, _signs(all_words[len(self._word_signs) :])])
         self._frequency = np.bincount(np.frombuffer(b"".join(counted), np.uint32), minlength=len(all_words))
         self._frequency[: len(before)] += before  # of all texts first: how rare a word is shows at the end
         found: list[tuple[str, float] | None] = []

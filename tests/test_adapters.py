@@ -5,6 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from saved_tensors import kept
 
 from nbhelpers import adapters, models
 from nbhelpers.errors import ModelError
@@ -73,24 +74,13 @@ def test_in_bfloat16_it_differs_from_float32_no_more_than_peft():
     assert 0 < off(ours) < 1.2 * off(theirs)
 
 
-def kept_bytes(model, context) -> int:
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        step(model, "bfloat16", context)
-    return sum(size for size, _ in kept.values())
-
-
 def test_less_is_kept_for_the_backward_pass():
     model = adapted(models.load("smoke", "bfloat16")[0])
-    assert kept_bytes(model, adapters.in_place_lora) < 0.92 * kept_bytes(model, contextlib.nullcontext)
+    with kept(model) as theirs:
+        step(model, "bfloat16")
+    with kept(model) as ours:
+        step(model, "bfloat16", adapters.in_place_lora)
+    assert sum(ours) < 0.92 * sum(theirs)
 
 
 def test_four_bits_with_float32_inputs_under_autocast_go_as_with_peft():

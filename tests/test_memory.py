@@ -4,6 +4,7 @@ import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from saved_tensors import kept
 
 from nbhelpers import adapters, chat, forward, memory, models
 from nbhelpers.errors import ResourceError
@@ -106,24 +107,15 @@ def test_predicted_activations_are_what_autograd_keeps(method, dtype, shape, mod
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    parameters = {p.untyped_storage().data_ptr() for p in wrapped.parameters()}
-    kept = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
     ids = torch.randint(3, 2_000, (rows, length))
     batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, chat.IGNORE)}
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
-    with adapters.in_place_lora(wrapped), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), autocast:
+    with adapters.in_place_lora(wrapped), kept(wrapped) as sizes, autocast:
         logits, _ = forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
     plan = memory.Plan(rows * length, rows, rows * length, rows)
     predicted = memory.predict(shape, method, dtype, plan, lora_rank=4)["activations"]
     assert logits.requires_grad
-    assert predicted == pytest.approx(sum(size for size, _ in kept.values()), rel=0.05)
+    assert predicted == pytest.approx(sum(sizes), rel=0.05)
 
 
 def test_quantisation_shrinks_the_weights_alone(shape):
