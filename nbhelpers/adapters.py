@@ -103,6 +103,22 @@ def in_place_lora(model):
             layer.cast_input_dtype_enabled = cast
 
 
+def updates(model, before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What training added to each weight matrix, by its name in the model without PEFT, in float32 on the CPU.
+
+    Of LoRA it is scaling B A of the adapted matrices, which no rounding of a merge has touched; of another model the
+    difference from `before`, the matrices as they were.
+    """
+    low_rank = {
+        f"{name.removeprefix('base_model.model.')}.weight": layer.get_delta_weight(adapter).detach().float().cpu()
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer)
+        for adapter in layer.active_adapters
+    }
+    now = dict(model.named_parameters())
+    return low_rank or {name: now[name].detach().float().cpu() - weight for name, weight in before.items()}
+
+
 class Bottleneck(torch.nn.Module):
     """A frozen linear layer with a bottleneck behind it: y + W_up gelu(W_down y), where y is the layer's output.
 

@@ -71,12 +71,25 @@ def fault(folder: Path, identity: dict[str, str]) -> str | None:
     return None
 
 
+def _first_decides(decide: Callable[[], object]):
+    """What the first of several processes decides, in all of them; in a process of its own, what it decides."""
+    if not torch.distributed.is_initialized():
+        return decide()
+    found = [decide() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
+
+
 def newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress] | None:
     """The newest whole checkpoint of this training and its progress; None where there is none.
 
     Those that cannot be used are named with the reason, and set aside under another name: nothing is deleted, and the
     Trainer, which counts folders when it removes old ones, does not count them.
     """
+    return _first_decides(lambda: _newest(folder, identity))
+
+
+def _newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress] | None:
     numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
         reason = fault(path, identity)
@@ -105,7 +118,7 @@ class Keeper(TrainerCallback):
         self.saved = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if time.perf_counter() - self.saved >= self.seconds:
+        if _first_decides(lambda: time.perf_counter() - self.saved >= self.seconds):
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):

@@ -56,8 +56,8 @@ def generate(
     model.eval()
     # A frozen head fed a strided slice (the last position of the prompt) makes torch copy the head once a row.
     contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-    shared = _shared_length(model, ids)
-    prefix, cache = torch.tensor([ids[0][:shared]], device=model.device), _begun(model, ids[0][:shared], dtype)
+    shared, cache = _begun(model, ids, dtype)
+    prefix = torch.tensor([ids[0][:shared]] if ids else [], device=model.device)
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
         batch = tokenizer.pad({"input_ids": [ids[i][shared:] for i in rows]}, padding_side="left", return_tensors="pt")
@@ -142,13 +142,20 @@ def _lean(model):
         yield
 
 
-def _begun(model, ids: list[int], dtype: str | None):
-    """The keys and values of what all rows begin with, as a cache of one row; None where that is nothing."""
-    if not ids:
-        return None
+def _begun(model, ids: list[list[int]], dtype: str | None, most: int | None = None):
+    """`(tokens that all rows begin with, their keys and values as a cache of one row)`; `(0, None)` for none.
+
+    Args:
+        most: tokens that may be shared at most.
+    """
+    shared = _shared_length(model, ids)
+    shared = shared if most is None else min(shared, most)
+    if shared < 1:
+        return 0, None
     with torch.inference_mode(), _autocast(model.device.type, dtype):
-        prefix = torch.tensor([ids], device=model.device)
-        return model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+        prefix = torch.tensor([ids[0][:shared]], device=model.device)
+        cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+    return (shared, cache) if forward.can_begin(cache) else (0, None)
 
 
 @contextlib.contextmanager
@@ -291,11 +298,10 @@ def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | N
     losses: dict[int, float] = {}
     lengths = [len(ids) for ids in dataset["input_ids"]]
     unlabelled = [next((i for i, label in enumerate(row) if label != chat.IGNORE), 0) for row in dataset["labels"]]
-    shared = min(_shared_length(model, dataset["input_ids"]), max(0, min(unlabelled) - 1))
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # what does not fit fails at once
     was_training, head = model.training, model.get_output_embeddings()
     model.eval()
-    cache = _begun(model, dataset[0]["input_ids"][:shared], dtype)
+    shared, cache = _begun(model, list(dataset["input_ids"]), dtype, most=min(unlabelled, default=1) - 1)
     for begin in range(0, len(order), batch_size):
         members = order[begin : begin + batch_size]
         rows = dataset[members]

@@ -4,8 +4,8 @@ The probes are in `data/probes.json`, written for this project; `data/README.md`
 
 - `facts`, `arithmetic`: a question with four replies that differ in one word, the answer. The model chooses the reply
   that it finds most likely. The wrong answers are the right ones of other questions of the same group, so that every
-  text is right once and wrong three times: who does not read the question is right one time in four, whatever
-  position, length or frequency he goes by.
+  answer is right once and wrong three times: to prefer answers that are short, long, common or early in the alphabet
+  gets about a quarter, as guessing does.
 - `chat`, `prose`: how surprised the model is by an ordinary reply, and by ordinary prose (nats a token).
 """
 

@@ -80,17 +80,27 @@ class _Room(DynamicLayer):
         self.room = [room[indices] for room in self.room]
         self.keys, self.values = (room[:, :, : self.tokens] for room in self.room)
 
+    reorder_cache = batch_select_indices
+
+    def crop(self, tokens_to_remove: int) -> None:
+        super().crop(tokens_to_remove)
+        self.tokens = self.keys.shape[-2]
+
+
+def can_begin(cache) -> bool:
+    """Whether rows may go on from a cache behind padding of their own: attention over all tokens, in every layer.
+
+    A sliding window would count the padding, and a recurrent state has read it.
+    """
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
 
 def with_room(cache: DynamicCache, rows: int, tokens: int) -> DynamicCache:
     """A cache for `rows` rows that all begin as the one row of `cache` does, with room for `tokens` tokens each.
 
     transformers' own cache copies all keys and values of a batch for every token written, which takes longer than the
-    attention over them. Layers that keep a window of tokens only are repeated as they are.
+    attention over them. `cache` is one that `can_begin`.
     """
-    begun = copy.deepcopy(cache)
-    for i, layer in enumerate(begun.layers):
-        if type(layer) is DynamicLayer:
-            begun.layers[i] = _Room(layer, rows, tokens)
-        else:
-            layer.batch_repeat_interleave(rows)
+    begun = copy.copy(cache)
+    begun.layers = [_Room(layer, rows, tokens) for layer in cache.layers]
     return begun

@@ -186,9 +186,9 @@ def remedies(
 ) -> tuple[int, list[tuple[str, int]]]:
     """The predicted peak as it is, and what would lower it: `(change, predicted peak bytes)`, the cheapest first.
 
-    Smaller micro-batches with as many more of them cost next to no time and change no result; computing activations
-    twice costs a third more time (Chen et al. 2016); LoRA and four-bit weights change what is learned; shorter rows
-    lose data. Arguments as for `predict`; batch_size is in rows.
+    Half as large micro-batches and twice as many of them cost next to no time, and a step still sees as many rows;
+    activations computed twice (Chen et al. 2016) cost a third more time, half more where the weights are frozen; LoRA
+    and four-bit weights change what is learned; shorter rows lose data. Arguments as for `predict`; batch_size in rows.
     """
 
     def peak_of(method=method, plan=plan, checkpointing=gradient_checkpointing, steps=gradient_accumulation_steps):
@@ -199,12 +199,13 @@ def remedies(
         plan.tokens, plan.labelled_tokens, plan.largest_batch_tokens // 2, plan.largest_batch_labelled_tokens // 2
     )
     changes = []
-    if batch_size > 1:
+    if batch_size % 2 == 0:
         steps = 2 * gradient_accumulation_steps
         batch = f"per_device_train_batch_size={batch_size // 2}, gradient_accumulation_steps={steps}"
-        changes.append((f"{batch} (the same result)", peak_of(plan=half, steps=steps)))
+        changes.append((f"{batch} (as many rows a step)", peak_of(plan=half, steps=steps)))
     if not gradient_checkpointing:
-        changes.append(("gradient_checkpointing=True (a third more time)", peak_of(checkpointing=True)))
+        longer = "a third" if method == "full" else "half"
+        changes.append((f"gradient_checkpointing=True ({longer} more time)", peak_of(checkpointing=True)))
     if method == "full":
         changes.append(("LoRA instead of full fine-tuning", peak_of("lora")))
     if method != "qlora":
@@ -218,8 +219,8 @@ def is_exhausted(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the machine."""
     import torch
 
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    says = ("can't allocate memory", "out of memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in says)
 
 
 @dataclass
@@ -246,7 +247,8 @@ def keep_pages() -> None:
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        if not libc.mallopt(M_MMAP_THRESHOLD, 2**30):
+            libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that glibc took before 2.35
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

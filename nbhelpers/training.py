@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
 
-from nbhelpers import adapters, chat, checkpoints, cost, forward, memory, models, profiles, sources
+from nbhelpers import adapters, chat, checkpoints, cost, evaluation, forward, memory, models, profiles, sources
 from nbhelpers.errors import NotebookError, ResourceError
 from nbhelpers.run import seed_everything
 
@@ -47,11 +47,12 @@ class Watch(TrainerCallback):
     """Prints a line ten times a training, and stops it on a loss that is not finite before a checkpoint can hold it."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.started = time.perf_counter()
+        self.started, self.first = time.perf_counter(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in (logs or {}) and state.global_step % max(1, state.max_steps // 10) == 0:
-            left = (time.perf_counter() - self.started) * (state.max_steps / state.global_step - 1)
+            a_step = (time.perf_counter() - self.started) / max(1, state.global_step - self.first)
+            left = a_step * (state.max_steps - state.global_step)
             print(f"step {state.global_step}/{state.max_steps}  loss {float(logs['loss']):.3f}  {left:.0f} s to go")
         loss, norm = (logs or {}).get("loss"), (logs or {}).get("grad_norm")
         for name, value in (("loss", loss), ("gradient norm", norm)):
@@ -94,9 +95,25 @@ class SFTTrainer(TRLSFTTrainer):
             self.real_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
         return (loss, {"logits": logits}) if return_outputs else loss
 
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """The held-out loss, every labelled token counting alike; the Trainer takes the mean of its batches' means."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        size = self.args.per_device_eval_batch_size
+        losses = evaluation.held_out_loss(self.model, self.processing_class, rows, size, computing_dtype(self.args))
+        counts = [sum(label != chat.IGNORE for label in labels[1:]) for labels in rows["labels"]]
+        found = {f"{metric_key_prefix}_loss": float(np.average(losses, weights=counts))}
+        self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
     def train(self, *args, **kwargs):
         with adapters.in_place_lora(self.model):
             return super().train(*args, **kwargs)
+
+
+def computing_dtype(args) -> str:
+    """The precision that a Trainer with these arguments computes in."""
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 
 def sft_config(run, **overrides) -> SFTConfig:
@@ -110,7 +127,9 @@ def sft_config(run, **overrides) -> SFTConfig:
         "gradient_accumulation_steps": p.gradient_accumulation_steps,
         "learning_rate": p.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1 if p.max_steps >= 20 else 0,  # a share; of a few steps it would be one without effect
+        "warmup_steps": 0.1
+        if overrides.get("max_steps", p.max_steps) >= 20
+        else 0,  # a share; of a few steps it would be one without effect
         "max_length": None,  # rows are cut to length, or rather dropped, when they are encoded
         "train_sampling_strategy": "sequential",  # the rows come ordered by `length_grouped`
         "gradient_checkpointing": p.gradient_checkpointing,
@@ -133,7 +152,7 @@ def sft_config(run, **overrides) -> SFTConfig:
 def keep_best(steps: int) -> dict:
     """Overrides of `sft_config`: held-out loss and a checkpoint every `steps` steps, and the best model at the end.
 
-    On disk stay the newest checkpoint and the best one, or the newest two.
+    On disk stay the newest two checkpoints and the best one.
     """
     return {
         "eval_strategy": "steps",
@@ -142,6 +161,7 @@ def keep_best(steps: int) -> dict:
         "save_steps": steps,
         "load_best_model_at_end": True,
         "metric_for_best_model": "eval_loss",
+        "save_total_limit": 3,
     }
 
 
@@ -194,6 +214,7 @@ def count_tokens(run, train_dataset) -> memory.Plan:
 def _plan(rows, batch_size: int) -> memory.Plan:
     """Count what a training reads from encoded rows in the order they come, `batch_size` at a time."""
     size = min(batch_size, len(rows))
+    rows = rows.select(range(len(rows) // size * size))
     lengths = np.array([len(ids) for ids in rows["input_ids"]]).reshape(-1, size)
     labelled = np.array([sum(label != chat.IGNORE for label in row) for row in rows["labels"]]).reshape(-1, size)
     largest, most_labelled = (lengths.max(1) * size).max(), labelled.sum(1).max()
@@ -241,18 +262,20 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
 
 SAME = (  # what a training must have in common with a checkpoint to go on from it
     "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
-    "warmup_steps", "optim", "weight_decay", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16",
-    "fp16", "seed",
+    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2",
+    "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "seed",
+    "world_size",
 )  # fmt: skip
 
 
 def identity(trainer: TRLSFTTrainer) -> dict[str, str]:
-    """What makes a training this one: its settings, the rows in their order, and what is trained on which model."""
+    """What makes a training this one: its settings, the rows in their order, and the weights that it begins with."""
     rows, trained, adapter = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     for row in trainer.train_dataset:
         rows.update(json.dumps([row["input_ids"], row["labels"]]).encode())
     for name, parameter in trainer.model.named_parameters():
         trained.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}".encode())
+        trained.update(parameter.detach().flatten()[:256].cpu().float().numpy().tobytes())
     for name, config in getattr(trainer.model, "peft_config", {}).items():
         fields = {key: sorted(x) if isinstance(x, set) else x for key, x in vars(config).items()}
         adapter.update(repr((name, sorted(fields.items(), key=lambda field: field[0]))).encode())
@@ -332,7 +355,7 @@ def _what_would_fit(trainer: SFTTrainer) -> str:
     size, device = args.per_device_train_batch_size, model.device.type
     config = next(iter(getattr(model, "peft_config", {}).values()), None)
     method = "full" if config is None else "qlora" if getattr(model, "is_loaded_in_4bit", False) else "lora"
-    dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+    dtype = computing_dtype(args)
     reads = _plan(trainer.train_dataset, size)
     longest = max(len(ids) for ids in trainer.train_dataset["input_ids"])
     lines = [

@@ -198,3 +198,17 @@ def test_bottlenecks_of_another_model_are_refused(model, smoke, tmp_path):
         adapters.load_bottlenecks(other, tmp_path)
     with pytest.raises(ModelError, match="no linear layer named c_proj"):
         adapters.add_bottlenecks(copy.deepcopy(smoke[0]), 4, ("c_proj",))
+
+
+def test_updates_are_what_a_merge_adds(model):
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    wrapped = adapted(model).eval()
+    found = adapters.updates(wrapped, {})
+    merged = wrapped.merge_and_unload()
+    after = dict(merged.named_parameters())
+    assert len(found) == 7 * model.config.num_hidden_layers
+    for name, update in found.items():
+        torch.testing.assert_close(after[name] - before[name], update, rtol=1e-3, atol=1e-6)
+        assert torch.linalg.matrix_rank(update) == 4
+    found = adapters.updates(merged, {name: before[name] for name in found})
+    assert all(torch.equal(found[name], after[name] - before[name]) for name in found)

@@ -23,7 +23,7 @@ from nbhelpers.checkpoints import Progress
 STEPS, EVERY = 8, 2
 
 
-def trainer_of(folder: Path, adapter: bool, **overrides):
+def trainer_of(folder: Path, adapter: str, **overrides):
     """A trainer of the smoke model on the CPU in float32, its rows, adapter and dropout the same in every process."""
     from types import SimpleNamespace
 
@@ -43,7 +43,8 @@ def trainer_of(folder: Path, adapter: bool, **overrides):
 
     rows = datasets.Dataset.from_list([row() for _ in range(30)])
     torch.manual_seed(3)
-    lora = LoraConfig(r=4, lora_dropout=0.2, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
+    fields = {"r": 4, "lora_dropout": 0.2 if adapter == "dropout" else 0.0, "target_modules": "all-linear"}
+    lora = None if adapter == "full" else LoraConfig(**fields, task_type="CAUSAL_LM")
     overrides = {"save_strategy": "steps", "save_steps": EVERY} | overrides
     return training.sft_trainer(run, model, tokenizer, rows, lora, eval_dataset=rows.select(range(4)), **overrides)
 
@@ -60,16 +61,16 @@ class KillAt(TrainerCallback):
 
 
 def train_and_die(folder: str, adapter: str, step: str) -> None:
-    trainer = trainer_of(Path(folder), adapter == "lora")
+    trainer = trainer_of(Path(folder), adapter)
     trainer.add_callback(KillAt(int(step)))
     training.train(trainer)
 
 
-@pytest.fixture(scope="module", params=["lora", "full"])
+@pytest.fixture(scope="module", params=["lora", "dropout", "full"])
 def whole(request, tmp_path_factory):
     """`(kind, folder of the checkpoints, losses, final weights)` of an uninterrupted training."""
     folder = tmp_path_factory.mktemp(request.param)
-    trainer = trainer_of(folder, request.param == "lora")
+    trainer = trainer_of(folder, request.param)
     done = training.train(trainer)
     return request.param, folder, done, weights(trainer)
 
@@ -152,7 +153,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(damage, copie
 def test_resuming_past_the_damage_ends_as_if_nothing_had_happened(whole, copied, capsys):
     kind, run, folder = copied
     (folder / "checkpoint-8" / "optimizer.pt").unlink()
-    trainer = trainer_of(run, kind == "lora")
+    trainer = trainer_of(run, kind)
     done = training.train(trainer, resume="auto")
     assert "going on from checkpoint-6 of 8 steps" in capsys.readouterr().out
     assert done.losses == pytest.approx(whole[2].losses, abs=1e-5)
@@ -167,7 +168,7 @@ def test_after_a_kill_the_losses_are_those_of_the_uninterrupted_training(whole, 
     code = f"import {here.stem} as t; t.train_and_die({str(tmp_path)!r}, {kind!r}, '5')"
     child = subprocess.run([sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True)
     assert child.returncode == -signal.SIGKILL, child.stderr[-2_000:]
-    trainer = trainer_of(tmp_path, kind == "lora")
+    trainer = trainer_of(tmp_path, kind)
     started = []
 
     class First(TrainerCallback):
@@ -191,7 +192,7 @@ def test_after_a_kill_the_losses_are_those_of_the_uninterrupted_training(whole, 
 
 def test_a_finished_training_is_not_trained_again(whole, copied):
     kind, run, _ = copied
-    trainer = trainer_of(run, kind == "lora")
+    trainer = trainer_of(run, kind)
     done = training.train(trainer, resume="auto")
     assert done.losses == pytest.approx(whole[2].losses, abs=1e-9)
     assert done.tokens == whole[2].tokens
@@ -202,7 +203,7 @@ def test_a_finished_training_is_not_trained_again(whole, copied):
 
 def test_never_begins_anew(whole, copied):
     kind, run, _ = copied
-    trainer = trainer_of(run, kind == "lora")
+    trainer = trainer_of(run, kind)
     assert training.train(trainer).losses == pytest.approx(whole[2].losses, abs=1e-6)
     assert trainer.real_tokens == whole[2].tokens
 
@@ -210,7 +211,7 @@ def test_never_begins_anew(whole, copied):
 @pytest.mark.parametrize("change", [{"learning_rate": 2e-3}, {"max_steps": 9}, {"seed": 4}])
 def test_another_training_s_checkpoints_are_not_taken(change, copied, capsys):
     kind, run, folder = copied
-    trainer = trainer_of(run, kind == "lora", **change)
+    trainer = trainer_of(run, kind, **change)
     assert checkpoints.newest(folder, trainer.identity) is None
     said = capsys.readouterr().out
     assert "checkpoint-8 is not used: it belongs to another training: " in said
@@ -218,13 +219,23 @@ def test_another_training_s_checkpoints_are_not_taken(change, copied, capsys):
 
 
 def test_other_rows_and_another_adapter_are_another_training(tmp_path):
-    trainer = trainer_of(tmp_path, True)
+    trainer = trainer_of(tmp_path, "lora")
     first = training.identity(trainer)
-    assert training.identity(trainer_of(tmp_path / "elsewhere", True)) == first
+    assert training.identity(trainer_of(tmp_path / "elsewhere", "lora")) == first
     trainer.train_dataset = trainer.train_dataset.select(range(len(trainer.train_dataset) - 1, -1, -1))
     trainer.model.peft_config["default"].lora_alpha = 99
+    trainer.model.get_input_embeddings().weight.data[0, 0] += 1  # the same path, other weights
     second = training.identity(trainer)
-    assert {key for key in first if first[key] != second[key]} == {"rows", "adapter"}
+    assert {key for key in first if first[key] != second[key]} == {"rows", "adapter", "weights"}
+
+
+def test_several_processes_follow_the_first(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        assert checkpoints._first_decides(lambda: "found") == "found"
+        assert checkpoints.newest(tmp_path, {}) is None
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_none_where_there_is_none(tmp_path):
@@ -235,11 +246,11 @@ def test_none_where_there_is_none(tmp_path):
 
 
 def test_checkpoints_are_saved_by_time(tmp_path, monkeypatch):
-    trainer = trainer_of(tmp_path, True, save_strategy="no")
+    trainer = trainer_of(tmp_path, "lora", save_strategy="no")
     training.train(trainer)
     folder = tmp_path / "artifacts" / "checkpoints"
     assert not list(folder.glob("checkpoint-*")), "a short training writes none"
-    trainer = trainer_of(tmp_path, True, save_strategy="no")
+    trainer = trainer_of(tmp_path, "lora", save_strategy="no")
     keeper = next(c for c in trainer.callback_handler.callbacks if isinstance(c, checkpoints.Keeper))
     keeper.seconds = 0.0
     training.train(trainer)
@@ -251,7 +262,7 @@ def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path)
     def worsening(self):  # the held-out loss falls to step 4 and rises after it
         return lambda *args, **kwargs: {"eval_loss": abs(self.state.global_step - 4) + 1.0}
 
-    trainer = trainer_of(tmp_path, True, **training.keep_best(2))
+    trainer = trainer_of(tmp_path, "lora", **training.keep_best(2))
     seen = {}
     trainer.evaluate = worsening(trainer)
 
@@ -262,7 +273,7 @@ def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path)
     trainer.add_callback(Note())
     training.train(trainer)
     kept = {path.name for path in (tmp_path / "artifacts" / "checkpoints").glob("checkpoint-*")}
-    assert kept == {"checkpoint-4", "checkpoint-8"}
+    assert kept == {"checkpoint-4", "checkpoint-6", "checkpoint-8"}
     for name, weight in weights(trainer).items():
         assert torch.equal(weight, seen[4][name])
         assert "lora_B" not in name or not torch.equal(weight, seen[8][name])
@@ -271,11 +282,12 @@ def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path)
 def test_held_out_loss_is_that_of_the_rows(tmp_path):
     from nbhelpers import evaluation
 
-    trainer = trainer_of(tmp_path, False, **training.keep_best(2))
+    trainer = trainer_of(tmp_path, "full", per_device_eval_batch_size=1, **training.keep_best(2))
     rows = trainer.eval_dataset
     losses = evaluation.held_out_loss(trainer.model, trainer.processing_class, rows)
     counts = [sum(label != chat.IGNORE for label in row["labels"][1:]) for row in rows]
     expected = np.average(losses, weights=counts)
+    assert abs(expected - np.mean(losses)) > 1e-3, "where rows are alike, every mean is the same"
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -285,7 +297,7 @@ def test_the_trainer_alone_restarts_the_optimizer_without_a_word(copied):
     (folder / "checkpoint-8").rename(folder / "aside")
     (folder / "checkpoint-6" / "optimizer.pt").unlink()
     assert get_last_checkpoint(str(folder)).endswith("checkpoint-6")
-    trainer, fresh = trainer_of(run, kind == "lora", save_strategy="no"), []
+    trainer, fresh = trainer_of(run, kind, save_strategy="no"), []
 
     class First(TrainerCallback):
         def on_step_begin(self, args, state, control, optimizer=None, **kwargs):

@@ -151,6 +151,26 @@ def test_solved_examples_are_short_and_of_their_task(smoke):
     assert [m[0]["content"].count("word") for m in found["parameters"]] == [8, 10]
 
 
+def test_a_model_with_a_sliding_window_answers_in_batches_as_alone(tokenizer, prompts):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=2_048, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=24, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(2_048, 64))
+    answers = evaluation.generate(model, tokenizer, prompts, 10)
+    assert answers == [evaluation.generate(model, tokenizer, [prompt], 10)[0] for prompt in prompts]
+
+
+def test_no_rows_have_no_losses(smoke):
+    rows = datasets.Dataset.from_dict({"input_ids": [], "labels": []})
+    assert evaluation.held_out_loss(*smoke, rows) == []
+    assert evaluation.generate(*smoke, []) == []
+
+
 def test_text_rows_label_every_token(smoke):
     rows = evaluation.text_rows(["some prose to read", "x"], smoke[1], max_length=3)
     assert all(r["labels"] == r["input_ids"] and 1 < len(r["input_ids"]) <= 3 for r in rows)

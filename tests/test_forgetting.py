@@ -1,5 +1,6 @@
 """The probes are fair, and what is measured is what the model does."""
 
+import calendar
 from collections import Counter
 
 import pytest
@@ -35,15 +36,33 @@ def test_each_answer_is_right_once_and_wrong_three_times(answers):
     assert wrong.keys() == right.keys()
 
 
-@pytest.mark.parametrize("trick", [len, lambda reply: -len(reply), lambda reply: reply.split()[-1]])
-def test_who_does_not_read_the_question_is_right_one_time_in_four(trick):
-    def right(probe):
-        best = max(map(trick, (probe.reply, *probe.wrong)))
-        tied = [reply for reply in (probe.reply, *probe.wrong) if trick(reply) == best]
-        return (probe.reply in tied) / len(tied)
+MONTHS = [month for month in calendar.month_name if month]
+TRICKS = {
+    "short": lambda answer: -len(answer),
+    "long": len,
+    "early in the alphabet": lambda answer: [-ord(letter) for letter in answer],
+    "late in the alphabet": lambda answer: answer,
+    "a small number": lambda answer: -int(answer) if answer.isdigit() else 0,
+    "a large number": lambda answer: int(answer) if answer.isdigit() else 0,
+    "early in the year": lambda answer: -MONTHS.index(answer) if answer in MONTHS else 0,
+    "late in the year": lambda answer: MONTHS.index(answer) if answer in MONTHS else 0,
+}
 
-    shares = [right(probe) for probe in CHOICES]
-    assert sum(shares) / len(shares) == pytest.approx(0.25, abs=0.09)
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_to_prefer_some_answers_is_as_good_as_guessing(trick):
+    prefer, shares = TRICKS[trick], []
+    for group in forgetting._content()["choices"]:
+        answers = [answer for _, answer in group["pairs"]]
+        right = 0.0
+        for i, answer in enumerate(answers):
+            offered = [answers[(i + k) % len(answers)] for k in range(forgetting.CHOICES)]
+            best = max(map(prefer, offered))
+            tied = [other for other in offered if prefer(other) == best]
+            right += (answer in tied) / len(tied)
+        shares.append(right / len(answers))
+    assert all(0.05 < share < 0.5 for share in shares), shares
+    assert sum(shares) / len(shares) == pytest.approx(0.25, abs=0.07)
 
 
 def test_the_sums_are_right():

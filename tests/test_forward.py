@@ -107,3 +107,28 @@ def test_a_cache_with_room_holds_what_a_repeated_one_does_and_moves_nothing(smok
     assert len(places) == 1
     assert roomy.get_seq_length() == 20
     assert cache.get_seq_length() == 11, "the cache that was begun can begin other batches"
+
+
+def test_a_cache_with_room_can_be_cut_back_and_reordered(smoke):
+    model = smoke[0]
+    ids = torch.randint(3, 2_000, (3, 14), generator=torch.Generator().manual_seed(6))
+    ids[:, :5] = ids[0, :5]
+    with torch.inference_mode():
+        cache = forward.with_room(model(input_ids=ids[:1, :5], use_cache=True).past_key_values, 3, 16)
+        model(input_ids=ids[:, 5:12], past_key_values=cache)
+        cache.crop(-2)
+        assert cache.get_seq_length() == 10
+        cache.reorder_cache(torch.tensor([2, 0, 1]))
+        found = model(input_ids=ids[[2, 0, 1], 10:], past_key_values=cache).logits
+        expected = model(input_ids=ids[[2, 0, 1]]).logits[:, 10:]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_only_attention_over_all_tokens_can_be_begun():
+    from transformers import MistralConfig
+    from transformers.cache_utils import DynamicCache
+
+    full = DynamicCache(config=MistralConfig(num_hidden_layers=2, sliding_window=None))
+    window = DynamicCache(config=MistralConfig(num_hidden_layers=2, sliding_window=8))
+    assert forward.can_begin(full)
+    assert not forward.can_begin(window)

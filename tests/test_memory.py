@@ -162,3 +162,18 @@ def test_refuses_only_beyond_its_error_margin():
 
 def test_ignore_is_the_label_that_torch_ignores():
     assert torch.nn.CrossEntropyLoss().ignore_index == chat.IGNORE
+
+
+@pytest.mark.parametrize(
+    ("error", "exhausted"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error, exhausted):
+    assert memory.is_exhausted(error) == exhausted

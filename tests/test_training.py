@@ -273,6 +273,9 @@ def test_every_remedy_lowers_the_predicted_peak_and_the_cheapest_comes_first():
         "LoRA",
     ]
     assert all(0 < peak < now for _, peak in changes)
+    assert "a third more time" in changes[1][0]
+    _, frozen = memory.remedies(shape, "lora", "bfloat16", plan, 16, False, "cpu", 1, 3)
+    assert frozen[0][0] == "gradient_checkpointing=True (half more time)", "three rows cannot be halved"
     _, changes = memory.remedies(shape, "qlora", "bfloat16", plan, 16, True, "cpu", 1, 1)
     assert [change.split()[0] for change, _ in changes] == ["half"]
 
