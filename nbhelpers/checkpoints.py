@@ -7,6 +7,7 @@ belong to; the newest checkpoint with an unbroken seal is the one to go on from.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,9 +90,12 @@ def newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress
     return _first_decides(lambda: _newest(folder, identity))
 
 
+def _numbered(folder: str | Path) -> list[Path]:
+    return [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+
+
 def _newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress] | None:
-    numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+    for path in sorted(_numbered(folder), key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
         reason = fault(path, identity)
         if reason is None:
             return path, Progress(**json.loads((path / SEAL).read_text(encoding="utf-8"))["progress"])
@@ -102,9 +106,11 @@ def _newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progres
 
 
 class Keeper(TrainerCallback):
-    """Saves a checkpoint every `seconds`, and seals each one, whoever asked for it.
+    """Saves a checkpoint every `seconds`, seals each one, whoever asked for it, and then removes old ones.
 
-    Saving by time suits steps of any length: a short training writes nothing, a long one loses at most that much.
+    Saving by time suits steps of any length: a short training writes nothing, a long one loses at most that much. Old
+    ones go when the new one is sealed (the Trainer, with `save_total_limit`, removes them before that): the newest two
+    stay, and the best one where there is one.
 
     Args:
         identity: as for `seal`.
@@ -126,4 +132,8 @@ class Keeper(TrainerCallback):
             torch.distributed.barrier()  # every process has written its part
         if state.is_world_process_zero:
             seal(Path(args.output_dir, f"checkpoint-{state.global_step}"), self.identity, self.progress())
+            by_age = sorted(_numbered(args.output_dir), key=lambda path: path.stat().st_mtime_ns)
+            for old in by_age[:-2]:
+                if old.name != Path(state.best_model_checkpoint or "").name:
+                    shutil.rmtree(old)
         self.saved = time.perf_counter()

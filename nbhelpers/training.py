@@ -140,8 +140,7 @@ def sft_config(run, **overrides) -> SFTConfig:
         "optim": "adamw_torch_fused",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # transformers would replace a NaN loss by the last good one
-        "save_strategy": "no",  # `checkpoints.Keeper` saves by time
-        "save_total_limit": 2,  # the one before stays until the next is sealed
+        "save_strategy": "no",  # `checkpoints.Keeper` saves by time, and removes old ones
         "report_to": p.report_to,
         "seed": p.seed,
         "disable_tqdm": True,
@@ -161,7 +160,6 @@ def keep_best(steps: int) -> dict:
         "save_steps": steps,
         "load_best_model_at_end": True,
         "metric_for_best_model": "eval_loss",
-        "save_total_limit": 3,
     }
 
 
