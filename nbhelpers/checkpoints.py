@@ -51,11 +51,16 @@ def fault(folder: Path, identity: dict[str, str]) -> str | None:
     """Why a checkpoint cannot be gone on from; None where it can."""
     try:
         content = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        files, whose = content["files"], content["identity"]
+        files, whose, _ = content["files"], content["identity"], Progress(**content["progress"])
     except FileNotFoundError:
         return "it was not finished"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its seal cannot be read ({type(error).__name__})"
+    other = [key for key in sorted({*whose, *identity}) if whose.get(key) != identity.get(key)]
+    if other:
+        return "it belongs to another training: " + ", ".join(
+            f"{key} {whose.get(key)} there, {identity.get(key)} now" for key in other
+        )
     for pattern in NEEDED:
         if not any(Path(name).match(pattern) for name in files):
             return f"it has no {pattern}"
@@ -64,11 +69,6 @@ def fault(folder: Path, identity: dict[str, str]) -> str | None:
             return f"{name} is missing"
         if sha256_of(folder / name) != digest:
             return f"{name} is damaged"
-    other = [key for key in sorted({*whose, *identity}) if whose.get(key) != identity.get(key)]
-    if other:
-        return "it belongs to another training: " + ", ".join(
-            f"{key} {whose.get(key)} there, {identity.get(key)} now" for key in other
-        )
     return None
 
 
@@ -84,8 +84,8 @@ def _first_decides(decide: Callable[[], object]):
 def newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress] | None:
     """The newest whole checkpoint of this training and its progress; None where there is none.
 
-    Those that cannot be used are named with the reason, and set aside under another name: nothing is deleted, and the
-    Trainer, which counts folders when it removes old ones, does not count them.
+    Those that cannot be used are named with the reason, and set aside under another name: nothing is deleted, and
+    `Keeper` does not count them among the old ones that it removes.
     """
     return _first_decides(lambda: _newest(folder, identity))
 

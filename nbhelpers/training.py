@@ -119,7 +119,7 @@ def computing_dtype(args) -> str:
 def sft_config(run, **overrides) -> SFTConfig:
     """TRL's configuration from a run's parameters; any field of it can be overridden by keyword."""
     p = run.parameters
-    on_cpu = run.hardware.device == "cpu"
+    on_cpu, steps = run.hardware.device == "cpu", overrides.get("max_steps", p.max_steps)
     values = {
         "output_dir": str(run.folder / "artifacts" / "checkpoints"),
         "max_steps": p.max_steps,
@@ -127,9 +127,7 @@ def sft_config(run, **overrides) -> SFTConfig:
         "gradient_accumulation_steps": p.gradient_accumulation_steps,
         "learning_rate": p.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1
-        if overrides.get("max_steps", p.max_steps) >= 20
-        else 0,  # a share; of a few steps it would be one without effect
+        "warmup_steps": 0.1 if steps >= 20 else 0,  # a share; of a few steps it would be one without effect
         "max_length": None,  # rows are cut to length, or rather dropped, when they are encoded
         "train_sampling_strategy": "sequential",  # the rows come ordered by `length_grouped`
         "gradient_checkpointing": p.gradient_checkpointing,
