@@ -3,6 +3,7 @@
 # Each makes .venv and installs into it on first use. PYTHON, TORCH_INDEX, PROFILE, RUN_ID and ARGS can be set:
 #   make run PROFILE=smoke        make test ARGS="tests/test_chat.py -k mask"
 #   make bench                  how fast training, evaluation and cleaning are, beside their peers (about an hour)
+#   make study                  every method and ablation, for the reference that the notebooks show (over an hour)
 #   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu      torch without CUDA, on Linux
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint reference bench clean
+.PHONY: run test lint reference study bench clean
 
 run: $(READY)
 	$(BIN)/python -m nbhelpers run --profile $(PROFILE) --run-id $(RUN_ID) $(ARGS)
@@ -30,6 +31,10 @@ lint: $(READY)
 reference: $(READY)
 	$(BIN)/python -m nbhelpers run --profile cpu --run-id reference-run
 	$(BIN)/python -m nbhelpers reference outputs/reference-run
+
+study: $(READY)
+	$(BIN)/python -m nbhelpers run 02 --profile cpu --run-id study -p study full
+	$(BIN)/python -m nbhelpers reference outputs/study --reference-folder outputs/reference/study
 
 bench: $(READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r benchmarks/requirements.txt

@@ -86,7 +86,7 @@ def build(method: str, path: str, rows, dtype: str, steps: int, folder: str):
     """The trainer of one path, not started; its model is its own."""
     hardware = profiles.hardware()
     dtype = "float32" if path == "old recipe" else dtype
-    quantization = models.nf4(dtype) if method == "qlora" else None
+    quantization = models.four_bit(dtype) if method == "qlora" else None
     model, tokenizer = models.load(MODEL, dtype, hardware.device, quantization)
     adapter = None if method == "full" else lora()
     common_fields = {

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from peft.tuners.lora.layer import LoraVariant
 from safetensors.torch import load_file, save_file
 
 from nbhelpers.errors import ModelError
+from nbhelpers.memory import Shape
 from nbhelpers.run import write_json
 
 
@@ -117,6 +119,55 @@ def updates(model, before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
     now = dict(model.named_parameters())
     return low_rank or {name: now[name].detach().float().cpu() - weight for name, weight in before.items()}
+
+
+@dataclass(frozen=True)
+class Bottlenecks:
+    """Bottlenecks of `size` behind the linear layers of these names, in every block (`add_bottlenecks`)."""
+
+    size: int = 16
+    layers: tuple[str, ...] = ("o_proj", "down_proj")
+
+
+def count(shape: Shape, config) -> int:
+    """How many numbers a method trains in a Llama-like model of this shape, by the formula of its paper.
+
+    - LoRA (Hu et al. 2021, section 4.1): r (inputs + outputs) for every adapted matrix, whatever scales it
+      (Kalajdzievski 2023); DoRA (Liu et al. 2024a, section 4.1) one magnitude more for every output.
+    - IA3 (Liu et al. 2022, section 3.3): a factor for every key, every value and every inner activation of the MLP.
+    - Prefix tuning (Li and Liang 2021, section 4), without its MLP: v keys and v values in each block.
+    - Prompt tuning (Lester et al. 2021, section 2): v embeddings. P-tuning (Liu et al. 2021, section 3.1): v embeddings
+      and the network they go through, here three layers with e hidden units.
+    - Bottlenecks (Houlsby et al. 2019, section 2.1): 2 h s + h + s for each.
+
+    Args:
+        config: a PEFT configuration, `Bottlenecks`, or None for full fine-tuning.
+
+    Raises:
+        ModelError: another kind of configuration.
+    """
+    if config is None:
+        return shape.parameters
+    if isinstance(config, Bottlenecks):
+        widths = [shape.linear_layers[name][1] for name in config.layers]
+        return shape.layers * sum(2 * width * config.size + width + config.size for width in widths)
+    kind, h = config.peft_type.value, shape.hidden_size
+    values = shape.key_value_heads * shape.head_size
+    if kind == "LORA":
+        names = config.target_modules
+        names = shape.linear_layers if isinstance(names, str) else names
+        sizes = [shape.linear_layers[name] for name in names]
+        return shape.layers * sum(config.r * (i + o) + (o if config.use_dora else 0) for i, o in sizes)
+    if kind == "IA3":
+        return shape.layers * (2 * values + shape.intermediate_size)
+    if kind == "PREFIX_TUNING" and not config.prefix_projection:
+        return config.num_virtual_tokens * shape.layers * 2 * values
+    if kind == "PROMPT_TUNING":
+        return config.num_virtual_tokens * h
+    if kind == "P_TUNING":
+        e = config.encoder_hidden_size or h
+        return config.num_virtual_tokens * h + (h * e + e) + (e * e + e) + (e * h + h)
+    raise ModelError(f"There is no formula for what {kind} trains: count it with models.count_parameters.")
 
 
 class Bottleneck(torch.nn.Module):

@@ -57,9 +57,15 @@ class Shape:
     @property
     def linear_shapes(self) -> list[tuple[int, int]]:
         """`(inputs, outputs)` of the seven linear layers of one block: q, k, v, o, gate, up, down."""
+        return list(self.linear_layers.values())
+
+    @property
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """`(inputs, outputs)` of each of them by its name in a Llama-like model."""
         h, i = self.hidden_size, self.intermediate_size
         q, kv = self.heads * self.head_size, self.key_value_heads * self.head_size
-        return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
+        attention = {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h)}
+        return attention | {"gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h)}
 
     @property
     def linear_parameters(self) -> int:
@@ -102,6 +108,7 @@ def predict(
     device: str = "cpu",
     gradient_accumulation_steps: int = 1,
     weights_dtype: str | None = None,
+    adapter_parameters: int | None = None,
 ) -> dict[str, int]:
     """Peak bytes of training, by part; the sum is the prediction.
 
@@ -110,6 +117,7 @@ def predict(
         dtype: what is computed in.
         weights_dtype: what the weights, their gradients and moments are stored in; None: as `dtype`. Where the two
             differ, autocast keeps a copy of each linear layer's weights in `dtype` from its first use in a step on.
+        adapter_parameters: numbers that an adapter trains; None: those of a LoRA of `lora_rank`.
         plan: its largest micro-batch decides.
         gradient_accumulation_steps: micro-batches a step. From two on, the gradients of the first are there while the
             next is computed; with one, they are made as the activations are given back, and only what they take beyond
@@ -123,7 +131,8 @@ def predict(
     inputs (2 h).
     """
     width, tokens = BYTES[dtype], plan.largest_batch_tokens
-    linear, trained = shape.linear_parameters, shape.lora_parameters(lora_rank)
+    linear = shape.linear_parameters
+    trained = shape.lora_parameters(lora_rank) if adapter_parameters is None else adapter_parameters
     rest = shape.parameters - linear
     stored = BYTES[weights_dtype or dtype]
     copies = width if stored != width and method != "qlora" else 0
@@ -261,6 +270,33 @@ def free() -> None:
         torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def held(device: str = "cpu") -> int:
+    """Bytes in use now, after what is free has been given back: of torch on a GPU, of the process on a CPU."""
+    free()
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    try:
+        return _status("VmRSS")
+    except OSError:
+        import psutil
+
+        return psutil.Process().memory_info().rss
+
+
+def fitting_batch_size(predicted, free_bytes: int, largest: int = 64) -> int:
+    """The largest power of two up to `largest` whose predicted peak fits; 0 where not even one row does.
+
+    Args:
+        predicted: `rows at once -> peak bytes`.
+    """
+    size, found = 1, 0
+    while size <= largest and predicted(size) <= free_bytes:
+        size, found = 2 * size, size
+    return found
 
 
 @contextlib.contextmanager

@@ -193,15 +193,20 @@ def save(model, tokenizer, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def nf4(dtype: str):
-    """The quantisation of QLoRA (Dettmers et al. 2023): 4-bit NormalFloat, its constants quantised once more."""
+def four_bit(dtype: str, quant_type: str = "nf4", double_quant: bool = True):
+    """Linear layers in four bits, computed in `dtype`. The defaults are QLoRA's (Dettmers et al. 2023).
+
+    Args:
+        quant_type: `nf4`, 4-bit NormalFloat, or `fp4`, a 4-bit floating-point number.
+        double_quant: whether the constants of the blocks are quantised once more.
+    """
     import torch
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type=quant_type,
+        bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
 
@@ -230,7 +235,7 @@ def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=Non
     Args:
         model_id: as for `fetch`.
         dtype: float32, bfloat16 or float16; with a quantisation, of what stays unquantised.
-        quantization_config: e.g. `nf4("bfloat16")`.
+        quantization_config: e.g. `four_bit("bfloat16")`.
 
     Raises:
         ModelError: as for `fetch`, or a model that transformers cannot load, needs code from its repository, or has

@@ -69,6 +69,39 @@ def plot_tradeoff(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel:
     return ax
 
 
+def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: str, ax=None, xscale: str = "linear"):
+    """Two costs of every variant, lower is better, with their intervals; a line joins the Pareto front.
+
+    On the front lies a variant that no other one beats at both. Points are numbered, and named in the legend.
+    """
+    ax = _axes(ax, width=8.5, height=4.6)
+    front = [
+        (x.value, y.value)
+        for x, y in points.values()
+        if not any((a.value < x.value and b.value <= y.value) or (a.value <= x.value and b.value < y.value)
+                   for a, b in points.values())
+    ]  # fmt: skip
+    ax.plot(*zip(*sorted(front), strict=True), color="#bbbbbb", linewidth=1.5, zorder=0)
+    for number, (colour, (name, (x, y))) in enumerate(zip(cycle(COLOURS), points.items(), strict=False), 1):
+        reach = [None if m.low is None else [[max(0.0, m.value - m.low)], [max(0.0, m.high - m.value)]] for m in (x, y)]
+        label = f"{number} {name}" + (" *" if (x.value, y.value) in front else "")
+        ax.errorbar(
+            x.value,
+            y.value,
+            xerr=reach[0],
+            yerr=reach[1],
+            fmt="o",
+            color=colour,
+            elinewidth=0.8,
+            alpha=0.9,
+            label=label,
+        )
+        ax.annotate(str(number), (x.value, y.value), (4, 4), textcoords="offset points", fontsize=9)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="* on the front")
+    return ax
+
+
 def plot_spectra(spectra: dict[str, list[float]], ax=None):
     """Singular values of an update of one weight matrix by method, each relative to its largest, on a log scale."""
     ax = _axes(ax)

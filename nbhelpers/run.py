@@ -39,7 +39,7 @@ DISTRIBUTIONS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datase
 # What every notebook means by a name: (lowest, highest), or the values to choose from. The type is in the notebook.
 LIMITS: dict[str, tuple[float, float] | list[str]] = {
     "profile": ["auto", *profiles.PROFILES],
-    "study": ["default"],
+    "study": ["default", "full"],
     "resume": ["auto", "never"],
     "report_to": ["none", "tensorboard", "trackio", "mlflow", "wandb"],
     "seed": (0, 2**32 - 1),
@@ -335,6 +335,13 @@ class Run:
         bookkeeping = ("profile", "run_id", "output_dir", "resume", "force", "report_to")
         declared = self.manifest["declared"]
         return all(self.manifest["parameters"][name] == declared[name] for name in declared if name not in bookkeeping)
+
+    def having(self, **values: Any) -> "Run":
+        """The same run with other values of some parameters, for a part of the notebook that needs them."""
+        unknown = values.keys() - vars(self.parameters).keys()
+        if unknown:
+            raise ParameterError(f"{', '.join(sorted(unknown))}: no parameter of this run.")
+        return dataclasses.replace(self, parameters=SimpleNamespace(**vars(self.parameters) | values))
 
     @staticmethod
     def _shown(path: Path) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,28 +231,37 @@ class Forecast:
         return sum(self.parts.values())
 
 
-def forecast(run, name: str, method: str, train_dataset) -> Forecast:
-    """Predict a training before it starts, record the prediction in the run, and print it beside the free memory.
+def expected(run, method: str, train_dataset, adapter_parameters: int | None = None) -> Forecast:
+    """Predict a training before it starts.
 
     Args:
-        name: the variant, under which the prediction and later the measurement are recorded.
         method: `full`, `lora` or `qlora`.
-
-    Raises:
-        ResourceError: it would not fit even if the prediction were too high by its error margin (`force` overrides).
+        adapter_parameters: numbers that an adapter trains; None: those of a LoRA of `lora_rank` on all layers.
     """
     p, device = run.parameters, run.hardware.device
     shape, plan = memory.Shape.of(models.fetch(p.model_id)), count_tokens(run, train_dataset)
     parts = memory.predict(
         shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device, p.gradient_accumulation_steps,
-        weights_dtype=memory.weights_dtype(method, run.dtype),
+        weights_dtype=memory.weights_dtype(method, run.dtype), adapter_parameters=adapter_parameters,
     )  # fmt: skip
     flops = cost.training_flops(shape, method, plan, p.gradient_checkpointing)
-    rate = cost.matrix_product_rate(run.dtype, device)
-    seconds = cost.training_seconds(flops, rate, cost.SHARE_OF_PEAK[run.dtype])
-    found = Forecast(parts, seconds, cost.dollars(seconds, cost.prices()[run.profile.price].dollars_per_hour))
-    fits = memory.check(found.peak_memory_bytes, profiles.memory_free(device), p.force)
-    print(f"{name:8} {fits}; {plan.tokens:,} tokens in about {seconds:.0f} s, ${found.dollars:.4f}")
+    seconds = cost.training_seconds(flops, cost.matrix_product_rate(run.dtype, device), cost.SHARE_OF_PEAK[run.dtype])
+    return Forecast(parts, seconds, cost.dollars(seconds, cost.prices()[run.profile.price].dollars_per_hour))
+
+
+def forecast(run, name: str, method: str, train_dataset) -> Forecast:
+    """`expected`, recorded in the run and printed beside the free memory.
+
+    Args:
+        name: the variant, under which the prediction and later the measurement are recorded.
+
+    Raises:
+        ResourceError: it would not fit even if the prediction were too high by its error margin (`force` overrides).
+    """
+    p, found = run.parameters, expected(run, method, train_dataset)
+    fits = memory.check(found.peak_memory_bytes, profiles.memory_free(run.hardware.device), p.force)
+    tokens = count_tokens(run, train_dataset).tokens
+    print(f"{name:8} {fits}; {tokens:,} tokens in about {found.seconds:.0f} s, ${found.dollars:.4f}")
     run.predict(**{f"{name}.{key}": getattr(found, key) for key in RECORDED})
     return found
 
@@ -343,6 +353,47 @@ def train(trainer: SFTTrainer, resume: str = "never") -> Training:
     done = trainer.progress()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Training([float(loss) for loss in losses], done.tokens, done.seconds)
+
+
+def rate_range(trainer: SFTTrainer, low: float, high: float) -> None:
+    """Have the learning rate rise from `low` to `high` by the same factor every step (Smith 2017, section 3.3).
+
+    The losses then show below which rate nothing is learned, and above which training breaks: `steepest` reads them.
+    """
+    optimizer, steps = trainer.create_optimizer(), trainer.args.max_steps
+    for group in optimizer.param_groups:
+        group["lr"] = low
+    rise = (high / low) ** (1 / max(1, steps - 1))
+    trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rise**step)
+
+
+def steepest(low: float, high: float, losses: list[float], window: int = 5) -> float:
+    """The rate at which the running mean of a `rate_range` training's losses fell fastest."""
+    rates = np.geomspace(low, high, len(losses))
+    mean = np.convolve(losses, np.ones(window) / window, mode="valid")
+    middle = int(np.argmin(np.diff(mean))) + (window + 1) // 2
+    return float(rates[middle])
+
+
+def layerwise(trainer: SFTTrainer, decay: float) -> None:
+    """A learning rate for every block, `decay` times that of the block above it (Howard and Ruder 2018, section 3.1).
+
+    What lies above all blocks gets the whole rate, the embedding the lowest. A head that shares its weights with the
+    embedding counts as the embedding.
+    """
+    blocks = trainer.model.config.num_hidden_layers
+    groups: dict[int, list] = {}
+    for name, weight in trainer.model.named_parameters():
+        if weight.requires_grad:
+            number = re.search(r"\.layers\.(\d+)\.", name)
+            depth = int(number[1]) + 1 if number else 0 if "embed" in name else blocks + 1
+            groups.setdefault(depth, []).append(weight)
+    rate, args = trainer.args.learning_rate, trainer.args
+    trainer.optimizer = torch.optim.AdamW(
+        [{"params": found, "lr": rate * decay ** (blocks + 1 - depth)} for depth, found in sorted(groups.items())],
+        lr=rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, weight_decay=args.weight_decay,
+        fused=True,
+    )  # fmt: skip
 
 
 def _what_would_fit(trainer: SFTTrainer) -> str:

@@ -3,11 +3,19 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoKrConfig,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from peft.tuners.lora import LoraLayer
 from saved_tensors import kept
 
-from nbhelpers import adapters, models
+from nbhelpers import adapters, memory, models
 from nbhelpers.errors import ModelError
 
 
@@ -43,7 +51,7 @@ def touched(model):
 @pytest.mark.parametrize("quantised", [False, True])
 def test_logits_and_gradients_are_peft_s(quantised):
     model = adapted(
-        models.load("smoke", "float32", quantization_config=models.nf4("float32") if quantised else None)[0]
+        models.load("smoke", "float32", quantization_config=models.four_bit("float32") if quantised else None)[0]
     )
     logits, gradients = step(model)
     found, ours = step(model, context=adapters.in_place_lora)
@@ -84,7 +92,7 @@ def test_less_is_kept_for_the_backward_pass():
 
 
 def test_four_bits_with_float32_inputs_under_autocast_go_as_with_peft():
-    model = adapted(models.load("smoke", "float32", quantization_config=models.nf4("bfloat16"))[0])
+    model = adapted(models.load("smoke", "float32", quantization_config=models.four_bit("bfloat16"))[0])
     gradients = step(model, "bfloat16")[1]
     for name, gradient in step(model, "bfloat16", adapters.in_place_lora)[1].items():
         torch.testing.assert_close(gradient, gradients[name], rtol=0.1, atol=0.1 * gradients[name].abs().max().item())
@@ -212,3 +220,39 @@ def test_updates_are_what_a_merge_adds(model):
         assert torch.linalg.matrix_rank(update) == 4
     found = adapters.updates(merged, {name: before[name] for name in found})
     assert all(torch.equal(found[name], after[name] - before[name]) for name in found)
+
+
+CAUSAL = {"task_type": "CAUSAL_LM"}
+LINEAR = {"target_modules": "all-linear"} | CAUSAL
+SOFT = {"num_virtual_tokens": 6} | CAUSAL
+METHODS = {
+    "LoRA": LoraConfig(r=3, **LINEAR),
+    "LoRA, attention": LoraConfig(r=3, target_modules=["q_proj", "v_proj"], **CAUSAL),
+    "rsLoRA": LoraConfig(r=8, use_rslora=True, **LINEAR),
+    "DoRA": LoraConfig(r=3, use_dora=True, **LINEAR),
+    "IA3": IA3Config(**CAUSAL),
+    "prefix": PrefixTuningConfig(**SOFT),
+    "prompt": PromptTuningConfig(**SOFT),
+    "P-tuning": PromptEncoderConfig(encoder_hidden_size=24, **SOFT),
+}
+
+
+@pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
+def test_a_method_trains_what_its_formula_says(config, model):
+    config, shape = copy.deepcopy(config), memory.Shape.from_config(model.config.to_dict())
+    said = adapters.count(shape, config)
+    assert said == models.count_parameters(get_peft_model(model, config))["trainable"]
+    assert said == adapters.count(shape, config), "PEFT fills its configuration in; the count stays"
+
+
+def test_full_fine_tuning_and_bottlenecks_train_what_their_formulas_say(model):
+    shape = memory.Shape.from_config(model.config.to_dict())
+    assert adapters.count(shape, None) == models.count_parameters(model)["trainable"]
+    config = adapters.Bottlenecks(size=5)
+    adapters.add_bottlenecks(model, config.size, config.layers)
+    assert adapters.count(shape, config) == models.count_parameters(model)["trainable"]
+
+
+def test_a_method_without_a_formula_is_refused(model):
+    with pytest.raises(ModelError, match="no formula for what LOKR trains"):
+        adapters.count(memory.Shape.from_config(model.config.to_dict()), LoKrConfig(r=2, **LINEAR))

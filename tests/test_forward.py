@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 from nbhelpers import chat, forward
 
@@ -132,3 +133,25 @@ def test_only_attention_over_all_tokens_can_be_begun():
     window = DynamicCache(config=MistralConfig(num_hidden_layers=2, sliding_window=8))
     assert forward.can_begin(full)
     assert not forward.can_begin(window)
+
+
+SOFT = {
+    "prefix": PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
+    "prompt": PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
+    "P-tuning": PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=16, task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.parametrize("config", SOFT.values(), ids=SOFT)
+def test_behind_virtual_tokens_loss_and_gradients_are_those_of_peft(config, model, padded):
+    torch.manual_seed(0)
+    wrapped = get_peft_model(model, copy.deepcopy(config))
+    trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    batch = {name: padded[name] for name in ("input_ids", "attention_mask", "labels")}
+    logits, targets = forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), dict(batch))
+    ours = torch.nn.functional.cross_entropy(logits, targets)
+    theirs = wrapped(**batch).loss
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    for mine, plain in zip(*(torch.autograd.grad(loss, trained) for loss in (ours, theirs)), strict=True):
+        assert plain.abs().max() > 0
+        torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-6)

@@ -177,3 +177,21 @@ def test_ignore_is_the_label_that_torch_ignores():
 )
 def test_a_lack_of_memory_is_told_from_other_errors(error, exhausted):
     assert memory.is_exhausted(error) == exhausted
+
+
+def test_what_a_tensor_takes_is_held_and_given_back():
+    before = memory.held()
+    block = torch.ones(2**24)
+    assert memory.held() - before == pytest.approx(2**26, rel=0.1)
+    del block
+    assert memory.held() - before < 2**24
+
+
+def test_the_batch_size_is_the_largest_that_fits():
+    def peak(size):
+        return 100 + 10 * size
+
+    assert memory.fitting_batch_size(peak, 100 + 10 * 8) == 8
+    assert memory.fitting_batch_size(peak, 100 + 10 * 15) == 8
+    assert memory.fitting_batch_size(peak, 10**9, largest=32) == 32
+    assert memory.fitting_batch_size(peak, 105) == 0

@@ -341,7 +341,7 @@ def test_loading_gives_the_dtype_asked_for_and_does_not_touch_the_folder(model_f
 
 
 def test_nf4_keeps_the_count_and_the_predictions_roughly(model, input_ids):
-    small, _ = models.load("smoke", "float32", quantization_config=models.nf4("float32"))
+    small, _ = models.load("smoke", "float32", quantization_config=models.four_bit("float32"))
     assert models.count_parameters(small)["total"] == models.count_parameters(model)["total"] == 1_049_728
     packed = [parameter for parameter in small.parameters() if parameter.dtype == torch.uint8]
     assert len(packed) == 4 * 7
@@ -368,7 +368,7 @@ def test_a_saved_adapter_attached_to_a_fresh_base_predicts_the_same(model, input
     assert models.largest_difference(base, expected) > 1e-2
     assert not attached.training
     assert tokenizer.eos_token == "<|im_end|>"
-    half, _ = models.attach("smoke", tmp_path, "bfloat16", quantization_config=models.nf4("bfloat16"))
+    half, _ = models.attach("smoke", tmp_path, "bfloat16", quantization_config=models.four_bit("bfloat16"))
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16, torch.uint8}
     assert models.folder_bytes(tmp_path) == (tmp_path / "adapter_model.safetensors").stat().st_size > 0
 

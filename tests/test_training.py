@@ -12,6 +12,7 @@ import pytest
 import torch
 import trl
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 from nbhelpers import adapters, chat, forward, memory, models, training
 from nbhelpers.errors import AuditError, NotebookError
@@ -186,7 +187,7 @@ def test_the_audit_comes_before_the_first_step(model, tokenizer, rows, tmp_path)
 
 @pytest.mark.parametrize("quantized", [False, True])
 def test_adapters_of_both_kinds_train_in_float32(quantized, tokenizer, rows, tmp_path):
-    model, _ = models.load("smoke", "bfloat16", quantization_config=models.nf4("bfloat16") if quantized else None)
+    model, _ = models.load("smoke", "bfloat16", quantization_config=models.four_bit("bfloat16") if quantized else None)
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = training.sft_trainer(run(tmp_path, dtype="bfloat16"), model, tokenizer, rows, lora)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -320,3 +321,45 @@ def test_rows_are_encoded_counted_and_even_over_tasks(tokenizer, tmp_path, capsy
     assert len(train_rows) <= 30
     assert max(map(len, train_rows["input_ids"])) <= 40
     assert "30 rows read" in capsys.readouterr().out
+
+
+def rates_seen(trainer):
+    seen = []
+
+    class See(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            seen.append([group["lr"] for group in optimizer.param_groups])
+
+    trainer.add_callback(See())
+    return training.train(trainer), seen
+
+
+def test_a_range_of_rates_rises_by_one_factor_and_ends_where_it_should(model, tokenizer, rows, tmp_path):
+    trainer = training.sft_trainer(run(tmp_path, max_steps=6), model, tokenizer, rows)
+    training.rate_range(trainer, 1e-6, 1e-1)
+    done, seen = rates_seen(trainer)
+    np.testing.assert_allclose([rate for rate, *_ in seen], np.geomspace(1e-6, 1e-1, 6), rtol=1e-6)
+    assert all(len(set(rates)) == 1 for rates in seen)
+    assert len(done.losses) == 6
+
+
+def test_the_steepest_fall_names_its_rate():
+    losses = [3.0] * 10 + [2.8, 2.2, 1.6, 1.2] + [1.1] * 6 + [2.0, 4.0]
+    found = training.steepest(1e-6, 1e-1, losses)
+    rates = np.geomspace(1e-6, 1e-1, len(losses))
+    assert rates[9] < found < rates[15]
+
+
+def test_lower_blocks_learn_more_slowly_and_no_weight_is_left_out(model, tokenizer, rows, tmp_path):
+    trainer = training.sft_trainer(run(tmp_path, max_steps=2), model, tokenizer, rows, warmup_steps=0)
+    training.layerwise(trainer, decay=0.5)
+    groups = trainer.optimizer.param_groups
+    assert (
+        sum(weight.numel() for group in groups for weight in group["params"]) == models.count_parameters(model)["total"]
+    )
+    _, seen = rates_seen(trainer)
+    expected = [1e-3 * 0.5 ** (5 - depth) for depth in range(6)]  # embedding, four blocks, the last norm
+    np.testing.assert_allclose(seen[0], expected, rtol=1e-6)
+    embedding, norm = model.get_input_embeddings().weight, model.model.norm.weight
+    assert groups[0]["params"] == [embedding]
+    assert any(norm is weight for weight in groups[-1]["params"])

@@ -1,0 +1,93 @@
+"""Named rules that tell, while a training runs, that it goes wrong: it diverges, stands still, or overfits.
+
+Each rule is a function of the losses so far; `Diagnosis` applies them live. A sound training breaks none of them.
+"""
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from transformers import TrainerCallback
+
+WINDOW = 4  # training losses that are averaged: a batch's loss depends on which rows are in it
+PATIENCE = 2  # held-out losses in a row that must agree
+LEAST = 0.01  # share of a held-out loss below which a change is none
+
+
+def divergence(losses: list[float], window: int = WINDOW, factor: float = 1.3) -> str | None:
+    """The mean training loss of the last `window` steps is `factor` times the lowest mean before."""
+    if losses and not math.isfinite(losses[-1]):
+        return f"the loss is {losses[-1]}"
+    if len(losses) < 2 * window:
+        return None
+    means = [statistics.fmean(losses[i : i + window]) for i in range(len(losses) - window + 1)]
+    lowest = min(means[:-window])
+    if means[-1] > factor * lowest:
+        return f"the training loss has risen from {lowest:.2f} to {means[-1]:.2f}"
+    return None
+
+
+def overfitting(
+    losses: list[float], held_out: list[float], patience: int = PATIENCE, least: float = LEAST
+) -> str | None:
+    """The last `patience` held-out losses lie above the best by `least` of it and do not fall, the training loss has.
+
+    Args:
+        losses: of training, since the beginning.
+        held_out: losses on held-out rows, at even distances, the first before or soon after the beginning.
+    """
+    if len(held_out) <= patience:
+        return None
+    best, recent = min(held_out[:-patience]), held_out[-patience:]
+    part = max(1, len(losses) // len(held_out))
+    fell = statistics.fmean(losses[-part:]) < statistics.fmean(losses[:part])
+    if fell and min(recent) > best * (1 + least) and recent[-1] >= recent[0]:
+        return f"the held-out loss has risen from {best:.2f} to {recent[-1]:.2f} while the training loss fell"
+    return None
+
+
+def plateau(held_out: list[float], patience: int = PATIENCE, least: float = LEAST) -> str | None:
+    """The last `patience` held-out losses differ by less than `least` from the one before them."""
+    if len(held_out) <= patience:
+        return None
+    before, recent = held_out[-patience - 1], held_out[-patience:]
+    if all(abs(loss - before) < least * before for loss in recent):
+        return f"the held-out loss has stood at {before:.2f} for {patience} evaluations"
+    return None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that was broken, at which step, and how."""
+
+    rule: str
+    step: int
+    text: str
+
+
+class Diagnosis(TrainerCallback):
+    """Applies the rules at every log of a trainer, prints the first finding of each, and may stop the training.
+
+    Held-out losses come from a trainer with `eval_strategy="steps"` (`training.keep_best`).
+
+    Args:
+        stop: rules at which training ends.
+    """
+
+    def __init__(self, stop: tuple[str, ...] = ("divergence",)):
+        self.stop, self.findings = stop, []
+        self.losses: list[float] = []
+        self.held_out: list[float] = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        logs = logs or {}
+        self.losses += [float(logs["loss"])] if "loss" in logs else []
+        self.held_out += [float(logs["eval_loss"])] if "eval_loss" in logs else []
+        texts = {"divergence": divergence(self.losses)} if "loss" in logs else {}
+        if "eval_loss" in logs:
+            texts = {"overfitting": overfitting(self.losses, self.held_out), "plateau": plateau(self.held_out)}
+        for rule, text in texts.items():
+            if text and rule not in {finding.rule for finding in self.findings}:
+                self.findings.append(Finding(rule, state.global_step, text))
+                print(f"step {state.global_step}: {rule}: {text}")
+                control.should_training_stop |= rule in self.stop

@@ -1,0 +1,116 @@
+"""Remedies against forgetting: rehearse what the model could do, or hold on to the weights that it did it with."""
+
+import json
+
+import datasets
+import torch
+from transformers import TrainerCallback
+
+from nbhelpers import chat, evaluation, forward
+from nbhelpers.errors import ParameterError
+from nbhelpers.run import repository_root
+
+
+def rehearsal(
+    model, tokenizer, seed: int = 0, max_new_tokens: int = 96, batch_size: int = 36, count: int | None = None
+):
+    """Ordinary requests (`data/replay.json`) with the untuned model's own answers, encoded to train on.
+
+    Nobody has the data that a published chat model was trained on; what it says of itself stands in for them
+    (pseudo-rehearsal, Robins 1995). Answers are drawn at temperature 0.7; those that run into the limit are left out,
+    for they have no end to learn.
+
+    Args:
+        count: how many requests; None: all.
+
+    Returns: `datasets.Dataset` with `input_ids` and `labels`.
+
+    Raises:
+        ParameterError: no answer ended within `max_new_tokens`.
+    """
+    content = json.loads((repository_root() / "data" / "replay.json").read_text(encoding="utf-8"))
+    asked = [[{"role": "user", "content": request}] for request in content["requests"][:count]]
+    answers = evaluation.generate(model, tokenizer, asked, max_new_tokens, batch_size, temperature=0.7, seed=seed)
+    said = [
+        (turns, answer.text) for turns, answer in zip(asked, answers, strict=True) if answer.stopped and answer.text
+    ]
+    if not said:
+        raise ParameterError(f"None of {len(asked)} answers ended within max_new_tokens={max_new_tokens}: raise it.")
+    encoded = [chat.encode([*turns, {"role": "assistant", "content": text}], tokenizer) for turns, text in said]
+    return datasets.Dataset.from_list(encoded).select_columns(["input_ids", "labels"])
+
+
+def mixed(rows, replayed, share: float, seed: int):
+    """`rows` with `share` of the result rows that are replayed, repeated as often as it takes, shuffled.
+
+    Raises:
+        ParameterError: the share is not from 0 up to, not including, 1, or there is nothing to replay.
+    """
+    if not 0 <= share < 1 or not len(replayed):
+        raise ParameterError(f"share={share} of {len(replayed)} replayed rows: give 0 <= share < 1 and rows to replay.")
+    own = rows.select_columns(["input_ids", "labels"])
+    wanted = round(len(own) * share / (1 - share))
+    again = replayed.select([i % len(replayed) for i in range(wanted)])
+    return datasets.concatenate_datasets([own, again]).shuffle(seed=seed)
+
+
+def fisher(model, rows) -> dict[str, torch.Tensor]:
+    """The diagonal of the Fisher information of each trained weight, a labelled token (Kirkpatrick et al. 2017).
+
+    F_i is the mean of (d log p(token) / d w_i)^2. As in the paper the square is taken of the gradient of a whole
+    sequence; the sum over sequences is divided by the number of tokens. With rows that the model itself wrote
+    (`rehearsal`) the expectation is over its own distribution, as the formula wants it.
+
+    Args:
+        rows: encoded rows that stand for what must not be forgotten.
+
+    Returns: name -> a tensor of the weight's shape.
+    """
+    found = {name: torch.zeros_like(w) for name, w in model.named_parameters() if w.requires_grad}
+    was_training, head, tokens = model.training, model.get_output_embeddings(), 0
+    model.eval()
+    for row in rows:
+        batch = {name: torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels")}
+        logits, targets = forward.labelled_logits(model, head, batch)
+        torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
+        tokens += len(targets)
+        for name, weight in model.named_parameters():
+            if weight.grad is not None:
+                found[name].addcmul_(weight.grad, weight.grad)
+                weight.grad = None
+    model.train(was_training)
+    return {name: total / max(1, tokens) for name, total in found.items()}
+
+
+class ElasticWeights(TrainerCallback):
+    """Elastic weight consolidation: strength / 2 sum_i F_i (w_i - w*_i)^2 on top of the loss.
+
+    Kirkpatrick et al. 2017, equation 3; w* are the weights as they are when this is made. The gradient of the penalty,
+    strength F (w - w*), is added right before the optimizer's step, after the gradient of the loss was clipped. It
+    takes two more numbers a weight.
+
+    Args:
+        importance: what `fisher` found.
+        strength: lambda. At 1 a token of the past weighs as much as a token of the present.
+    """
+
+    def __init__(self, model, importance: dict[str, torch.Tensor], strength: float):
+        self.strength = strength
+        weights = dict(model.named_parameters())
+        self.held = [(weights[name], weights[name].detach().clone(), F) for name, F in importance.items()]
+
+    def penalty(self) -> float:
+        """What is added to the loss now."""
+        with torch.no_grad():
+            return self.strength / 2 * sum(((F * (w - start) ** 2).sum()).item() for w, start, F in self.held)
+
+    @torch.no_grad()
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        for weight, start, importance in self.held:
+            if weight.grad is not None:
+                weight.grad.add_((weight - start).mul_(importance), alpha=self.strength)
+
+
+def hold_on(trainer, rows, strength: float) -> None:
+    """Give a trainer elastic weight consolidation: `fisher` of its model on these rows, before it begins."""
+    trainer.add_callback(ElasticWeights(trainer.model, fisher(trainer.model, rows), strength))

@@ -1,0 +1,155 @@
+"""A study: many jobs, each in a process of its own, each result kept as soon as it is there.
+
+A fresh process gives every variant the same start, so that peaks and times compare, and takes its memory with it when
+it ends. A study that was cut off goes on with the jobs that are missing.
+"""
+
+import dataclasses
+import enum
+import hashlib
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nbhelpers.errors import NotebookError
+from nbhelpers.metrics import Metric
+from nbhelpers.report import duration, read_json
+from nbhelpers.run import repository_root, write_json
+
+PREFIX = "study."
+BOOKKEEPING = {"run_id", "output_dir", "resume", "force", "report_to", "study"}  # parameters that change no result
+
+
+def call(job: partial, log: Path) -> Any:
+    """What a job returns, computed in a fresh process: `job` is a `partial` of a function that a module defines.
+
+    Args:
+        log: where the process writes what it prints; its last line is quoted where the process fails.
+
+    Raises:
+        NotebookError: the process ended with an exception or by a signal.
+    """
+    log = Path(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    answer = log.with_suffix(".pickle")
+    search_path = os.pathsep.join(filter(None, (str(repository_root()), os.environ.get("PYTHONPATH"))))
+    command, environment = [sys.executable, "-m", "nbhelpers.study", str(answer)], {"PYTHONPATH": search_path}
+    with open(log, "wb") as stream:
+        done = subprocess.run(
+            command, input=pickle.dumps(job), stdout=stream, stderr=stream, env=os.environ | environment
+        )
+    if done.returncode:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        how = lines[-1] if lines else "it printed nothing"
+        if done.returncode < 0:
+            how = f"killed by signal {-done.returncode}" + (
+                ", as when memory runs out" if done.returncode == -9 else ""
+            )
+        raise NotebookError(f"{job.func.__name__} failed in its process: {how}. What it printed is in {log}.")
+    try:
+        return pickle.loads(answer.read_bytes())
+    finally:
+        answer.unlink()
+
+
+def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
+    """The result of every job by name, in order: those computed before from the same inputs are read, others computed.
+
+    Results lie in the run's folder as `artifacts/study/<name>.json`, with a hash of what they were computed from: the
+    job's function and arguments, the run's parameters, model, data and library versions. `resume="never"` computes all.
+
+    Args:
+        jobs: name -> `partial(function, ...)`; the function returns what JSON can hold.
+
+    Raises:
+        NotebookError: a job failed. The results before it are kept.
+    """
+    found: dict[str, dict] = {}
+    seconds: list[float] = []
+    folder = run.folder / "artifacts" / "study"
+    for number, (name, job) in enumerate(jobs.items(), 1):
+        path = folder / f"{slug(name)}.json"
+        inputs = _digest(run, job)
+        kept = read_json(path) if run.parameters.resume == "auto" else None
+        if not kept or kept.get("inputs") != inputs:
+            start = time.perf_counter()
+            result = call(job, path.with_suffix(".log"))
+            seconds.append(time.perf_counter() - start)
+            kept = {"schema": 1, "inputs": inputs, "seconds": round(seconds[-1], 1), "result": result}
+            write_json(path, kept)
+            left = (len(jobs) - number) * sum(seconds) / len(seconds)
+            print(f"{number}/{len(jobs)}  {name:32} {duration(seconds[-1])}, about {duration(left)} to go", flush=True)
+        else:
+            print(f"{number}/{len(jobs)}  {name:32} computed before", flush=True)
+        found[name] = kept["result"]
+    return found
+
+
+def reference(notebook: str) -> dict[str, Metric]:
+    """The figures of the committed study of a notebook (`outputs/reference/study`), by the name they were noted under.
+
+    Raises:
+        NotebookError: there is none.
+    """
+    folder = repository_root() / "outputs" / "reference" / "study" / notebook
+    content, manifest = (read_json(folder / f"{part}.json") for part in ("metrics", "manifest"))
+    if content is None or manifest is None:
+        raise NotebookError(f"{folder} has no study to show; run the notebook with study='full' to compute it.")
+    machine, steps = manifest["hardware"], manifest["resolved"]["max_steps"]
+    print(
+        f"reference study of {manifest['started_at'][:10]}: {manifest['resolved']['model_id']}, {manifest['dtype']}, "
+        f"max_steps={steps}, on {machine['cpu']}, {machine['cores']} cores"
+    )
+    return {
+        name.removeprefix(PREFIX): Metric(**entry)
+        for name, entry in content["metrics"].items()
+        if name.startswith(PREFIX)
+    }
+
+
+def noted(figures: dict[str, Metric]) -> dict[str, Metric]:
+    """Figures under the names that `reference` finds them by, for `Run.finish`."""
+    return {f"{PREFIX}{name}": metric for name, metric in figures.items()}
+
+
+def slug(name: str) -> str:
+    """A name as a file name: letters, digits and single dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _digest(run, job: partial) -> str:
+    given = {name: x for name, x in vars(run.parameters).items() if name not in BOOKKEEPING}
+    facts = {name: run.manifest.get(name) for name in ("model_hash", "data_hash", "versions", "dtype")}
+    arguments = [x for x in job.args if x is not run]
+    text = json.dumps([job.func.__qualname__, arguments, job.keywords, given, facts], default=_plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Arguments as JSON that is the same in every process."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, partial):
+        return [value.func.__qualname__, value.args, value.keywords]
+    if dataclasses.is_dataclass(value):
+        return {"type": type(value).__name__} | {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return value.name
+    if hasattr(value, "to_list"):  # a dataset: its rows
+        return hashlib.sha256(json.dumps(value.to_list(), sort_keys=True).encode()).hexdigest()
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be an argument of a job.")
+
+
+if __name__ == "__main__":
+    answer = Path(sys.argv[1])
+    job = pickle.load(sys.stdin.buffer)
+    answer.write_bytes(pickle.dumps(job()))

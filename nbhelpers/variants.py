@@ -1,0 +1,312 @@
+"""One variant of a study: trained, measured, scored and timed, as figures that JSON can hold.
+
+`tune` is meant to be run in a process of its own (`study.compute`), so that its peak is that of the variant alone.
+"""
+
+import contextlib
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from nbhelpers import adapters, cost, diagnosis, evaluation, forgetting, memory, metrics, models, training
+from nbhelpers.errors import ModelError
+from nbhelpers.metrics import Metric
+
+LATENCY_ROUNDS, LATENCY_TOKENS = 7, 24
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train, compared with others at equal rows, steps and seed.
+
+    config: what is trained: a PEFT configuration, `adapters.Bottlenecks`, or None for every weight.
+    learning_rates: those to try; the one with the lowest loss on rows kept apart is scored. None: nothing is trained.
+    quantization: of the frozen weights, as keyword arguments of `models.four_bit`; None: as they are.
+    settings: overrides of `training.sft_config`.
+    prepare: called with the trainer before it begins, a `partial` of a function that a module defines.
+    stop: rules of `diagnosis` at which training ends.
+    """
+
+    config: object | None = None
+    learning_rates: tuple[float, ...] = ()
+    quantization: dict | None = None
+    settings: dict = field(default_factory=dict)
+    prepare: partial | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """As `memory.predict` and `cost.training_flops` call it: `full`, `lora` (any adapter) or `qlora`."""
+        return "full" if self.config is None else "lora" if self.quantization is None else "qlora"
+
+
+def load(run, variant: Variant):
+    """`(model, tokenizer)` of a variant before its adapter: the base in the precision and with the bits it asks for."""
+    bits = None if variant.quantization is None else models.four_bit(run.dtype, **variant.quantization)
+    dtype = memory.weights_dtype(variant.method, run.dtype) if variant.learning_rates else run.dtype
+    return models.load(run.parameters.model_id, dtype, run.hardware.device, bits)
+
+
+def trainer(run, variant: Variant, rows, learning_rate: float, name: str, validation_rows=None):
+    """A trainer of the variant's model with its adapter on it.
+
+    Raises:
+        ModelError: what is trained is not what the method's formula says.
+    """
+    model, tokenizer = load(run, variant)
+    own = isinstance(variant.config, adapters.Bottlenecks)
+    if own:
+        adapters.add_bottlenecks(model, variant.config.size, variant.config.layers)
+    config = None if own else variant.config
+    settings = variant.settings | {"learning_rate": learning_rate}
+    held_out = validation_rows if "eval_strategy" in settings else None
+    made = training.sft_trainer(run, model, tokenizer, rows, config, held_out, name, **settings)
+    found, shape = models.count_parameters(made.model)["trainable"], _shape(run)
+    if found != (expected := adapters.count(shape, variant.config)):
+        raise ModelError(f"{name} trains {found:,} numbers; its formula says {expected:,}.")
+    if variant.prepare:
+        variant.prepare(made)
+    return made
+
+
+def _shape(run) -> memory.Shape:
+    return memory.Shape.of(models.fetch(run.parameters.model_id))
+
+
+def tune(run, name: str, variant: Variant, rows, validation_rows, test_rows=None, folder: Path | None = None) -> dict:
+    """Train a variant, at each of its learning rates, and measure the best.
+
+    Args:
+        rows: encoded rows to train on.
+        validation_rows: encoded rows that choose the learning rate.
+        test_rows: encoded rows that are answered and scored; None: the training alone is measured.
+        folder: where the adapter is saved; None: nowhere.
+
+    Returns: figures of the training (of the first rate, alone in its process, the peak; of the chosen one the rest)
+    and what `measure` finds.
+    """
+    found: dict = {"total_parameters": _shape(run).parameters, "validation_loss": {}}
+    best, model = None, None
+    for rate in variant.learning_rates:
+        memory.free()
+        with memory.peak(run.hardware.device) as peak:
+            made = trainer(run, variant, rows, rate, name, validation_rows)
+            watch = diagnosis.Diagnosis(variant.stop)
+            made.add_callback(watch)
+            done = training.train(made)
+        found.setdefault("peak_memory_bytes", peak.bytes)
+        losses = evaluation.held_out_loss(made.model, made.processing_class, validation_rows)
+        found["validation_loss"][f"{rate:g}"] = loss = statistics.fmean(losses)
+        if best is None or loss < best:
+            best, model = loss, made.model
+            norms = [float(entry["grad_norm"]) for entry in made.state.log_history if "grad_norm" in entry]
+            found |= {"learning_rate": rate, "losses": done.losses, "gradient_norms": norms}
+            found |= {"held_out": watch.held_out, "findings": [asdict(finding) for finding in watch.findings]}
+            found |= {"seconds": done.seconds, "tokens_per_second": done.tokens_per_second}
+        del made
+    if model is None:
+        model, _ = load(run, variant)
+    else:
+        expected = training.expected(run, variant.method, rows, adapters.count(_shape(run), variant.config))
+        found |= {"trained_parameters": models.count_parameters(model)["trainable"]}
+        found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
+        found |= {"saved_bytes": _save(model, folder)}
+        found |= {"dollars": cost.dollars(found["seconds"], cost.prices()[run.profile.price].dollars_per_hour)}
+    return found | (measure(run, model, test_rows) if test_rows is not None else {})
+
+
+def stages(run, rows) -> dict[str, dict[str, int]]:
+    """Where the memory of full fine-tuning goes: part -> bytes `predicted` and `measured` in one step of AdamW.
+
+    What is held is measured after loading, after the forward pass, after the backward pass, and after the step.
+    """
+    p, device = run.parameters, run.hardware.device
+    start = memory.held(device)
+    made = trainer(run, Variant(None, (p.learning_rate,)), rows, p.learning_rate, "stages")
+    loaded = memory.held(device)
+    batch = made._prepare_inputs(next(iter(made.get_train_dataloader())))
+    with made.compute_loss_context_manager():
+        loss = made.compute_loss(made.model.train(), batch)
+    forward = memory.held(device)
+    loss.backward()
+    del loss
+    backward = memory.held(device)
+    made.create_optimizer().step()
+    stepped = memory.held(device)
+    plan, dtype = training.count_tokens(run, rows), memory.weights_dtype("full", run.dtype)
+    predicted = memory.predict(_shape(run), "full", run.dtype, plan, device=device, weights_dtype=dtype,
+                               gradient_accumulation_steps=2)  # fmt: skip
+    predicted["activations and logits"] = predicted["activations"] + predicted["logits"]
+    measured = {"weights": loaded - start, "activations and logits": forward - loaded}
+    measured |= {"gradients": backward - loaded, "optimizer": stepped - backward}
+    return {part: {"predicted": predicted[part], "measured": found} for part, found in measured.items()}
+
+
+def _save(model, folder: Path | None) -> int:
+    """Write what was trained and return its bytes on disk."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
+        if any(isinstance(module, adapters.Bottleneck) for module in model.modules()):
+            adapters.save_bottlenecks(model, folder)
+        else:
+            model.save_pretrained(folder)
+        return models.folder_bytes(folder)
+
+
+def measure(run, model, test_rows) -> dict:
+    """A tuned model on rows and probes: one value a row, in order. Then its latency, where it can be merged also so."""
+    p = run.parameters
+    tokenizer, model = models.load_tokenizer(p.model_id), models.for_inference(model, run.dtype)
+    scored = evaluation.evaluate(
+        "", model, tokenizer, test_rows, max_new_tokens=p.max_new_tokens, batch_size=p.eval_batch_size
+    )
+    found = {
+        "held_out_loss": evaluation.held_out_loss(model, tokenizer, test_rows),
+        "scores": {f"{task}.{score}": scored.values(task, score) for task, score in scored.scores},
+        "forgetting": forgetting.measure(model, tokenizer, p.eval_batch_size),
+    }
+    base, _ = models.load(p.model_id, run.dtype, run.hardware.device)
+    prompt = test_rows[0]["messages"][:-1]
+    found["latency"] = latency({"base": base, "as it is": model}, tokenizer, prompt)
+    if _mergeable(model):
+        if getattr(model, "is_loaded_in_4bit", False):  # onto the unquantised base, as it would be served
+            model = _moved(model, run)
+        merged = latency({"base": base, "merged": model.merge_and_unload()}, tokenizer, prompt)
+        found["latency"] |= {"merged": merged["merged"], "base, again": merged["base"]}
+    return found
+
+
+def _mergeable(model) -> bool:
+    configs = getattr(model, "peft_config", {}).values()
+    return bool(configs) and not any(config.is_prompt_learning for config in configs)
+
+
+def _moved(model, run):
+    """The adapter of a model on a quantised base, on the base as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return models.attach(run.parameters.model_id, folder, run.dtype, run.hardware.device)[0]
+
+
+def latency(
+    candidates: dict, tokenizer, messages: list[dict], rounds: int = LATENCY_ROUNDS, tokens: int = LATENCY_TOKENS
+) -> dict[str, list[float]]:
+    """Seconds a token of each model, one entry a round: one prompt at a time, greedy, as a chat would ask for it.
+
+    A round asks every model once, one after the other, so that a machine that slows down hits all of them alike. A
+    first round is not counted.
+    """
+    import torch
+
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    batch = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    for number in range(rounds + 1):
+        for name, model in candidates.items():
+            with torch.inference_mode():
+                start = time.perf_counter()
+                model.generate(
+                    **batch.to(model.device), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False,
+                    pad_token_id=tokenizer.pad_token_id,
+                )  # fmt: skip
+            if number:
+                found[name].append((time.perf_counter() - start) / tokens)
+    return found
+
+
+def combine(run, folders: dict[str, Path], weights: list[float], test_rows) -> dict:
+    """What several saved LoRA adapters do when they are added up: sum of weight x update, exactly (`cat`).
+
+    The sum of two adapters of rank r is one of rank 2 r, whose factors are theirs side by side.
+    """
+    from peft import PeftModel
+
+    model, _ = models.load(run.parameters.model_id, run.dtype, run.hardware.device)
+    names = list(folders)
+    model = PeftModel.from_pretrained(model, folders[names[0]], adapter_name=names[0])
+    for name in names[1:]:
+        model.load_adapter(folders[name], adapter_name=name)
+    model.add_weighted_adapter(names, weights, "sum", combination_type="cat")
+    model.set_adapter("sum")
+    for name in names:
+        model.delete_adapter(name)
+    found = {"total_parameters": _shape(run).parameters, "saved_bytes": _save(model, None)}
+    return found | measure(run, model, test_rows)
+
+
+COLUMNS = {  # figures of a variant: their units, and whether more is better
+    "trained_parameters": ("parameters", False),
+    "saved_bytes": ("bytes", False),
+    "predicted_peak_memory_bytes": ("bytes", False),
+    "peak_memory_bytes": ("bytes", False),
+    "tokens_per_second": ("tokens/s", True),
+    "predicted_seconds": ("s", False),
+    "seconds": ("s", False),
+    "dollars": ("dollars", False),
+    "learning_rate": ("", False),
+}
+
+
+def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
+    """`"<variant>.<figure>"` -> value; scores, losses and probes with their intervals beside the untuned model's.
+
+    Args:
+        results: variant -> what `tune` or `combine` found.
+        untuned: the name of the variant in which nothing was trained.
+    """
+    found: dict[str, Metric] = {}
+    base = results[untuned]
+    for name, result in results.items():
+        for column, (unit, higher) in COLUMNS.items():
+            if column in result:
+                found[f"{name}.{column}"] = Metric(result[column], unit=unit, higher_is_better=higher)
+        found[f"{name}.held_out_loss"] = metrics.estimate(
+            result["held_out_loss"], base["held_out_loss"], unit="nats a token", higher_is_better=False
+        )
+        for key, values in result["scores"].items():
+            found[f"{name}.{key}"] = metrics.estimate(values, base["scores"][key])
+        for key, metric in forgetting.estimates(result["forgetting"], base["forgetting"]).items():
+            found[f"{name}.{key}"] = metric
+        found[f"{name}.known_lost"] = known_lost(result["forgetting"], base["forgetting"])
+        times = result["latency"]
+        for key, mine, theirs in (("latency", "as it is", "base"), ("latency_merged", "merged", "base, again")):
+            if mine in times:
+                ratios = [a / b for a, b in zip(times[mine], times[theirs], strict=True)]
+                middle = Metric(statistics.median(ratios), min(ratios), max(ratios), len(ratios), 1.0)
+                found[f"{name}.{key}"] = Metric(
+                    middle.value, middle.low, middle.high, middle.n, 1.0, "times the base's", higher_is_better=False
+                )
+    return found
+
+
+def known_lost(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -> Metric:
+    """The share of the facts and sums that were lost, less those that were gained, with its interval."""
+    before, after = (probed["facts"] + probed["arithmetic"] for probed in (untuned, tuned))
+    return metrics.estimate(
+        [a - b for a, b in zip(before, after, strict=True)], unit="share lost", higher_is_better=False
+    )
+
+
+def table(found: dict[str, Metric]):
+    """A `pandas.DataFrame`: a row a variant, a column a figure, as `figures` gave them."""
+    import pandas as pd
+
+    rows: dict[str, dict[str, str]] = {}
+    for key, metric in found.items():
+        name, _, column = key.partition(".")
+        rows.setdefault(name, {})[column.replace("_", " ")] = _shown(metric)
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def _shown(metric: Metric) -> str:
+    value = metric.value
+    if metric.unit == "bytes":
+        return f"{value / 2**20:,.1f} MiB"
+    if metric.unit == "dollars":
+        return f"${value:.4f}"
+    text = f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+    if metric.low is None:
+        return text
+    return f"{value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"

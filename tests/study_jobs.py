@@ -1,0 +1,19 @@
+"""Jobs for `test_study`, in a module of their own that a child process imports quickly."""
+
+import os
+import signal
+
+
+def note(folder, name, value, **more):
+    """A job: appends its name to a file, so that it can be seen how often it ran."""
+    with open(folder / "ran.txt", "a") as file:
+        file.write(name + "\n")
+    return {"value": value, "process": os.getpid()} | more
+
+
+def fail(message):
+    raise ValueError(message)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)

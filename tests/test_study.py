@@ -1,0 +1,125 @@
+import json
+import os
+from functools import partial
+from types import SimpleNamespace
+
+import datasets
+import pytest
+from peft import LoraConfig
+from study_jobs import die, fail, note
+
+from nbhelpers import metrics, study
+from nbhelpers.errors import NotebookError
+from nbhelpers.run import repository_root
+
+
+def run(tmp_path, **changes):
+    parameters = SimpleNamespace(**{"resume": "auto", "seed": 0, "run_id": "a", "learning_rate": 1e-3} | changes)
+    return SimpleNamespace(parameters=parameters, folder=tmp_path, manifest={"model_hash": "m", "data_hash": "d"})
+
+
+def ran(folder):
+    path = folder / "ran.txt"
+    return path.read_text().split() if path.exists() else []
+
+
+def jobs(folder, **changes):
+    values = {"one": 1, "two": 2} | changes
+    return {name: partial(note, folder, name, value) for name, value in values.items()}
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """A child process imports `study_jobs` by its name."""
+    monkeypatch.setenv("PYTHONPATH", str(repository_root() / "tests"))
+
+
+def test_each_job_runs_in_a_process_of_its_own_and_once(tmp_path, capsys):
+    first = study.compute(run(tmp_path), jobs(tmp_path))
+    assert {name: result["value"] for name, result in first.items()} == {"one": 1, "two": 2}
+    assert len({os.getpid(), *(result["process"] for result in first.values())}) == 3
+    assert study.compute(run(tmp_path), jobs(tmp_path)) == first
+    assert ran(tmp_path) == ["one", "two"]
+    assert "computed before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"learning_rate": 2e-3}, {"resume": "never"}], ids=lambda changes: next(iter(changes))
+)
+def test_other_parameters_of_the_run_compute_all_jobs_again(changes, tmp_path):
+    study.compute(run(tmp_path), jobs(tmp_path))
+    study.compute(run(tmp_path, **changes), jobs(tmp_path))
+    assert ran(tmp_path) == ["one", "two", "one", "two"]
+
+
+def test_a_name_of_the_run_computes_nothing_again(tmp_path):
+    study.compute(run(tmp_path), jobs(tmp_path))
+    study.compute(run(tmp_path, run_id="b"), jobs(tmp_path))
+    assert ran(tmp_path) == ["one", "two"]
+
+
+def test_only_the_job_whose_arguments_changed_is_computed_again(tmp_path):
+    study.compute(run(tmp_path), jobs(tmp_path))
+    found = study.compute(run(tmp_path), jobs(tmp_path, two=3))
+    assert found["two"]["value"] == 3
+    assert ran(tmp_path) == ["one", "two", "two"]
+
+
+def test_arguments_are_told_apart_by_what_they_say():
+    def digest(*arguments):
+        return study._digest(run(None), partial(note, *arguments))
+
+    rows = [datasets.Dataset.from_list([{"x": x}]) for x in (1, 1, 2)]
+    assert digest(rows[0]) == digest(rows[1]) != digest(rows[2])
+    targets = [["q_proj", "v_proj"], ["v_proj", "q_proj"], ["q_proj"]]
+    one, same, other = (digest(LoraConfig(target_modules=names)) for names in targets)
+    assert one == same != other
+    assert digest(partial(note, rows[0])) == digest(partial(note, rows[1])) != digest(partial(fail, rows[0]))
+    with pytest.raises(TypeError, match="cannot be an argument of a job"):
+        digest(object())
+
+
+def test_a_failed_job_is_named_with_its_reason_and_the_results_before_it_are_kept(tmp_path):
+    work = jobs(tmp_path) | {"three": partial(fail, "no such luck")}
+    with pytest.raises(NotebookError, match=r"fail failed in its process: ValueError: no such luck") as caught:
+        study.compute(run(tmp_path), work)
+    log = tmp_path / "artifacts" / "study" / "three.log"
+    assert str(log) in str(caught.value)
+    assert "Traceback" in log.read_text()
+    study.compute(run(tmp_path), jobs(tmp_path))
+    assert ran(tmp_path) == ["one", "two"]
+
+
+def test_a_killed_job_is_told(tmp_path):
+    with pytest.raises(NotebookError, match="killed by signal 9, as when memory runs out"):
+        study.call(partial(die), tmp_path / "log.txt")
+
+
+def test_a_result_that_is_half_written_is_computed_again(tmp_path):
+    study.compute(run(tmp_path), jobs(tmp_path))
+    path = tmp_path / "artifacts" / "study" / "one.json"
+    path.write_text(path.read_text()[:-20])
+    study.compute(run(tmp_path), jobs(tmp_path))
+    assert ran(tmp_path) == ["one", "two", "one"]
+
+
+def test_a_result_that_json_cannot_hold_leaves_nothing_behind(tmp_path):
+    work = {"bad": partial(note, tmp_path, "bad", float("nan"))}
+    with pytest.raises(ValueError, match="JSON"):
+        study.compute(run(tmp_path), work)
+    assert not list((tmp_path / "artifacts" / "study").glob("*.json"))
+
+
+def test_figures_come_back_from_a_reference_as_they_were_noted(tmp_path, monkeypatch, capsys):
+    figures = {"LoRA.score": metrics.estimate([0.0, 1.0], unit="share"), "LoRA.seconds": metrics.Metric(3.0, unit="s")}
+    folder = tmp_path / "outputs" / "reference" / "study" / "02"
+    folder.mkdir(parents=True)
+    noted = {name: vars(metric) for name, metric in study.noted(figures).items()}
+    (folder / "metrics.json").write_text(json.dumps({"metrics": noted | {"other": {"value": 1}}}))
+    manifest = {"started_at": "2026-01-02T03", "resolved": {"model_id": "m", "max_steps": 7}, "dtype": "float32"}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"hardware": {"cpu": "a CPU", "cores": 2}}))
+    monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
+    assert study.reference("02") == figures
+    assert "2026-01-02: m, float32, max_steps=7, on a CPU, 2 cores" in capsys.readouterr().out
+    with pytest.raises(NotebookError, match="study='full'"):
+        study.reference("03")

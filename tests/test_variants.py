@@ -1,0 +1,175 @@
+"""Variants on the smoke model: what `tune` measures is what was trained, and adapters add up exactly."""
+
+import json
+from types import SimpleNamespace
+
+import datasets
+import pytest
+import torch
+from peft import LoraConfig, PrefixTuningConfig
+
+from nbhelpers import adapters, chat, evaluation, forgetting, models, variants
+from nbhelpers.errors import ModelError
+from nbhelpers.profiles import PROFILES, Hardware
+from nbhelpers.variants import Variant
+
+RATES = (1e-9, 5e-3)  # the first learns nothing
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    profile = PROFILES["smoke"]
+    parameters = SimpleNamespace(**vars(profile) | {"seed": 0, "report_to": "none", "force": False, "max_steps": 4})
+    return SimpleNamespace(
+        parameters=parameters, hardware=Hardware("cpu", 2, 2**34, None, 0, "Linux"), dtype="float32",
+        folder=tmp_path_factory.mktemp("run"), profile=profile,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows(smoke):
+    """Twelve encoded rows of two tasks with references."""
+
+    def row(i):
+        answer = json.dumps({"value": i}) if i % 2 else f"wheel {i} turns"
+        messages = [{"role": "user", "content": f"What of {i}?"}, {"role": "assistant", "content": answer}]
+        task = "parameters" if i % 2 else "summary"
+        facts = {"id": str(i), "task": task, "messages": messages, "reference": answer}
+        return facts | dict(chat.encode(messages, smoke[1]))
+
+    return datasets.Dataset.from_list([row(i) for i in range(12)])
+
+
+@pytest.fixture(scope="module")
+def few_probes(monkeypatch_module):
+    some = list(forgetting.probes())[::12]
+    monkeypatch_module.setattr(forgetting, "probes", lambda: some)
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def lora():
+    return LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+@pytest.fixture(scope="module")
+def results(run, rows, few_probes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    made = {
+        "untuned": Variant(),
+        "LoRA": Variant(lora(), RATES),
+        "4 bits": Variant(lora(), RATES[1:], {"quant_type": "fp4", "double_quant": False}),
+        "prefix": Variant(PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"), RATES[1:]),
+        "bottlenecks": Variant(adapters.Bottlenecks(4), RATES[1:]),
+        "full": Variant(None, RATES[1:]),
+    }
+    held_out = rows.select(range(6))
+    return {
+        name: variants.tune(run, name, variant, rows, held_out, rows.select(range(6, 12)), folder / name)
+        for name, variant in made.items()
+    } | {"folder": folder}
+
+
+def tuned(results):
+    return {name: result for name, result in results.items() if name not in ("untuned", "folder")}
+
+
+def test_every_variant_reports_the_same_figures(results):
+    columns = {frozenset(result.keys()) for result in tuned(results).values()}
+    assert len(columns) == 1
+    json.dumps({name: result for name, result in results.items() if name != "folder"}, allow_nan=False)
+    for name, result in tuned(results).items():
+        assert len(result["losses"]) == len(result["gradient_norms"]) == 4, name
+        assert result["peak_memory_bytes"] >= 0
+        assert result["saved_bytes"] >= 4 * result["trained_parameters"] * (name != "prefix"), name
+        assert result["predicted_peak_memory_bytes"] > 0
+        assert len(result["held_out_loss"]) == 6
+
+
+def test_the_rate_with_the_lower_loss_on_rows_kept_apart_is_scored(results):
+    losses = results["LoRA"]["validation_loss"]
+    assert losses.keys() == {"1e-09", "0.005"}
+    assert losses["0.005"] < losses["1e-09"]
+    assert results["LoRA"]["learning_rate"] == 5e-3
+    assert results["LoRA"]["losses"][-1] < results["LoRA"]["losses"][0] + 0.5
+    assert results["LoRA"]["held_out_loss"] != results["untuned"]["held_out_loss"]
+
+
+def test_of_the_untuned_model_nothing_was_trained_and_nothing_is_lost(results):
+    assert "trained_parameters" not in results["untuned"]
+    found = variants.figures({k: v for k, v in results.items() if k != "folder"}, "untuned")
+    assert found["untuned.known_lost"].value == 0
+    assert found["untuned.held_out_loss"].value == found["untuned.held_out_loss"].baseline
+    assert found["LoRA.held_out_loss"].baseline == found["untuned.held_out_loss"].value
+
+
+def test_only_what_can_be_merged_is_timed_merged(results):
+    for name, result in results.items():
+        if name != "folder":
+            expected = {"base", "as it is"} | ({"merged", "base, again"} if name in ("LoRA", "4 bits") else set())
+            assert result["latency"].keys() == expected, name
+            assert {len(times) for times in result["latency"].values()} == {variants.LATENCY_ROUNDS}
+
+
+def test_the_table_has_a_row_a_variant_and_intervals(results):
+    found = variants.figures({k: v for k, v in results.items() if k != "folder"}, "untuned")
+    table = variants.table(found)
+    assert list(table.index) == ["untuned", *tuned(results)]
+    assert table.loc["untuned", "trained parameters"] == ""
+    assert "[" in table.loc["full", "held out loss"]
+    assert table.loc["bottlenecks", "saved bytes"].endswith("MiB")
+    assert found["full.latency"].unit == "times the base's"
+
+
+def test_a_saved_adapter_is_the_one_that_was_scored(results, run, rows):
+    model, tokenizer = models.attach("smoke", results["folder"] / "LoRA", "float32")
+    losses = evaluation.held_out_loss(model, tokenizer, rows.select(range(6, 12)))
+    assert losses == pytest.approx(results["LoRA"]["held_out_loss"], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def other(run, rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("other")
+    variants.tune(run, "other", Variant(lora(), (2e-3,)), rows, rows.select([0]), folder=folder)
+    return folder
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
+def test_combined_adapters_are_the_weighted_sum_of_their_updates(weights, run, rows, results, other, smoke):
+    folders = {"first": results["folder"] / "LoRA", "second": other}
+    found = variants.combine(run, folders, weights, rows.select(range(6, 12)))
+    by_hand = models.load("smoke", "float32")[0]
+    for weight, folder in zip(weights, folders.values(), strict=True):
+        for name, delta in adapters.updates(models.attach("smoke", folder, "float32")[0], {}).items():
+            by_hand.get_parameter(name).data += weight * delta
+    losses = evaluation.held_out_loss(by_hand, smoke[1], rows.select(range(6, 12)))
+    assert found["held_out_loss"] == pytest.approx(losses, rel=1e-4)
+
+
+def test_a_method_that_trains_something_else_than_its_formula_says_is_stopped(run, rows, monkeypatch):
+    monkeypatch.setattr(adapters, "count", lambda shape, config: 7)
+    with pytest.raises(ModelError, match=r"other trains [\d,]+ numbers; its formula says 7"):
+        variants.trainer(run, Variant(lora(), RATES), rows, 1e-3, "other")
+
+
+def test_latency_asks_every_model_in_every_round(smoke):
+    model, tokenizer = smoke
+    asked = []
+
+    class Recorded(torch.nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name, self.device = name, model.device
+
+        def generate(self, **options):
+            asked.append(self.name)
+            assert options["max_new_tokens"] == options["min_new_tokens"] == 2
+
+    turns = [{"role": "user", "content": "Hello"}]
+    found = variants.latency({name: Recorded(name) for name in ("a", "b")}, tokenizer, turns, rounds=3, tokens=2)
+    assert asked == ["a", "b"] * 4, "one round more than is counted"
+    assert {name: len(times) for name, times in found.items()} == {"a": 3, "b": 3}
