@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from nbhelpers import adapters, cost, diagnosis, evaluation, forgetting, memory, metrics, models, training
-from nbhelpers.errors import ModelError
+from nbhelpers.errors import ModelError, ParameterError
 from nbhelpers.metrics import Metric
 
 LATENCY_ROUNDS, LATENCY_TOKENS = 7, 24
@@ -224,12 +224,13 @@ def combine(run, folders: dict[str, Path], weights: list[float], test_rows) -> d
     from peft import PeftModel
 
     model, _ = models.load(run.parameters.model_id, run.dtype, run.hardware.device)
-    names = list(folders)
+    names = [f"adapter_{name}" for name in folders]  # a bare one, such as `parameters`, may be an attribute of modules
+    folders = dict(zip(names, folders.values(), strict=True))
     model = PeftModel.from_pretrained(model, folders[names[0]], adapter_name=names[0])
     for name in names[1:]:
         model.load_adapter(folders[name], adapter_name=name)
-    model.add_weighted_adapter(names, weights, "sum", combination_type="cat")
-    model.set_adapter("sum")
+    model.add_weighted_adapter(names, weights, "default", combination_type="cat")
+    model.set_adapter("default")
     for name in names:
         model.delete_adapter(name)
     found = {"total_parameters": _shape(run).parameters, "saved_bytes": _save(model, None)}
@@ -255,8 +256,13 @@ def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
     Args:
         results: variant -> what `tune` or `combine` found.
         untuned: the name of the variant in which nothing was trained.
+
+    Raises:
+        ParameterError: a name has a dot, which ends the variant in `"<variant>.<figure>"`.
     """
     found: dict[str, Metric] = {}
+    if dotted := [name for name in results if "." in name]:
+        raise ParameterError(f"Names of variants with a dot: {', '.join(dotted)}. Write them without.")
     base = results[untuned]
     for name, result in results.items():
         for column, (unit, higher) in COLUMNS.items():

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig
 
 from nbhelpers import adapters, chat, evaluation, forgetting, models, variants
-from nbhelpers.errors import ModelError
+from nbhelpers.errors import ModelError, ParameterError
 from nbhelpers.profiles import PROFILES, Hardware
 from nbhelpers.variants import Variant
 
@@ -125,6 +125,11 @@ def test_the_table_has_a_row_a_variant_and_intervals(results):
     assert found["full.latency"].unit == "times the base's"
 
 
+def test_a_name_with_a_dot_is_refused():
+    with pytest.raises(ParameterError, match=r"with a dot: rank 0\.5"):
+        variants.figures({"rank 0.5": {}, "untuned": {}}, "untuned")
+
+
 def test_a_saved_adapter_is_the_one_that_was_scored(results, run, rows):
     model, tokenizer = models.attach("smoke", results["folder"] / "LoRA", "float32")
     losses = evaluation.held_out_loss(model, tokenizer, rows.select(range(6, 12)))
@@ -140,12 +145,13 @@ def other(run, rows, tmp_path_factory):
 
 @pytest.mark.parametrize("weights", [[1.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
 def test_combined_adapters_are_the_weighted_sum_of_their_updates(weights, run, rows, results, other, smoke):
-    folders = {"first": results["folder"] / "LoRA", "second": other}
+    folders = {"summary": results["folder"] / "LoRA", "parameters": other}
     found = variants.combine(run, folders, weights, rows.select(range(6, 12)))
     by_hand = models.load("smoke", "float32")[0]
     for weight, folder in zip(weights, folders.values(), strict=True):
         for name, delta in adapters.updates(models.attach("smoke", folder, "float32")[0], {}).items():
             by_hand.get_parameter(name).data += weight * delta
+    assert found["saved_bytes"] > 1.9 * results["LoRA"]["saved_bytes"], "the sum has both their ranks"
     losses = evaluation.held_out_loss(by_hand, smoke[1], rows.select(range(6, 12)))
     assert found["held_out_loss"] == pytest.approx(losses, rel=1e-4)
 
