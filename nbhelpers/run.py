@@ -195,9 +195,9 @@ def replaced(path: str | Path):
         raise
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write JSON in one step (`replaced`). NaN and infinity raise."""
-    text = json.dumps(content, indent=2, allow_nan=False, default=_plain) + "\n"
+    text = json.dumps(content, indent=indent, allow_nan=False, default=_plain) + "\n"
     with replaced(path) as file:
         file.write(text)
 

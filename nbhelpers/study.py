@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.errors import NotebookError
-from nbhelpers.metrics import Metric
 from nbhelpers.report import duration, read_json
 from nbhelpers.run import repository_root, write_json
 
-PREFIX = "study."
 BOOKKEEPING = {"run_id", "output_dir", "resume", "force", "report_to", "study"}  # parameters that change no result
 
 
@@ -64,6 +62,7 @@ def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
 
     Results lie in the run's folder as `artifacts/study/<name>.json`, with a hash of what they were computed from: the
     job's function and arguments, the run's parameters, model, data and library versions. `resume="never"` computes all.
+    All of them together are the artefact `study`, one file.
 
     Args:
         jobs: name -> `partial(function, ...)`; the function returns what JSON can hold.
@@ -89,34 +88,35 @@ def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
         else:
             print(f"{number}/{len(jobs)}  {name:32} computed before", flush=True)
         found[name] = kept["result"]
+    write_json(run.artifact("study", folder.with_suffix(".json")), _rounded(found), indent=None)
     return found
 
 
-def reference(notebook: str) -> dict[str, Metric]:
-    """The figures of the committed study of a notebook (`outputs/reference/study`), by the name they were noted under.
+def reference(notebook: str) -> dict[str, dict]:
+    """The results of the committed study of a notebook, as `compute` returned them; says when and where it ran.
 
     Raises:
         NotebookError: there is none.
     """
     folder = repository_root() / "outputs" / "reference" / "study" / notebook
-    content, manifest = (read_json(folder / f"{part}.json") for part in ("metrics", "manifest"))
-    if content is None or manifest is None:
+    results, manifest = (read_json(folder / f"{part}.json") for part in ("study", "manifest"))
+    if results is None or manifest is None:
         raise NotebookError(f"{folder} has no study to show; run the notebook with study='full' to compute it.")
     machine, steps = manifest["hardware"], manifest["resolved"]["max_steps"]
     print(
         f"reference study of {manifest['started_at'][:10]}: {manifest['resolved']['model_id']}, {manifest['dtype']}, "
         f"max_steps={steps}, on {machine['cpu']}, {machine['cores']} cores"
     )
-    return {
-        name.removeprefix(PREFIX): Metric(**entry)
-        for name, entry in content["metrics"].items()
-        if name.startswith(PREFIX)
-    }
+    return results
 
 
-def noted(figures: dict[str, Metric]) -> dict[str, Metric]:
-    """Figures under the names that `reference` finds them by, for `Run.finish`."""
-    return {f"{PREFIX}{name}": metric for name, metric in figures.items()}
+def _rounded(value: Any) -> Any:
+    """Floats to six digits, which a file in a repository should not exceed."""
+    if isinstance(value, dict):
+        return {key: _rounded(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [_rounded(x) for x in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def slug(name: str) -> str:

@@ -341,7 +341,7 @@ def _reduced(notebook: dict, name: str) -> str:
 
 
 def make_reference(run_folder: str | Path, reference_folder: str | Path) -> list[str]:
-    """Copy what a reader compares with (no artifacts) of each completed notebook; return the names copied.
+    """Copy what a reader compares with of each completed notebook, no artefact but its study; return the names copied.
 
     Nothing is written unless every completed notebook passes.
 
@@ -356,10 +356,12 @@ def make_reference(run_folder: str | Path, reference_folder: str | Path) -> list
     for name in names:
         path = folder / name / f"{name}.ipynb"
         facts = {part: _portable(read_json(folder / name / part)) for part in ("metrics.json", "manifest.json")}
+        if (study := read_json(folder / name / "artifacts" / "study.json")) is not None:
+            facts["study.json"] = study
         ready.append((Path(reference_folder, name), _reduced(_read_notebook(path), name), facts, code_hash(path)))
     for target, text, facts, digest in ready:
         for part, content in facts.items():
-            run.write_json(target / part, content)
+            run.write_json(target / part, content, indent=None if part == "study.json" else 2)
         (target / f"{target.name}.ipynb").write_text(text, encoding="utf-8")
         (target / "code.sha256").write_text(digest + "\n")
     return names

@@ -8,14 +8,17 @@ import pytest
 from peft import LoraConfig
 from study_jobs import die, fail, note
 
-from nbhelpers import metrics, study
+from nbhelpers import study
 from nbhelpers.errors import NotebookError
 from nbhelpers.run import repository_root
 
 
 def run(tmp_path, **changes):
     parameters = SimpleNamespace(**{"resume": "auto", "seed": 0, "run_id": "a", "learning_rate": 1e-3} | changes)
-    return SimpleNamespace(parameters=parameters, folder=tmp_path, manifest={"model_hash": "m", "data_hash": "d"})
+    return SimpleNamespace(
+        parameters=parameters, folder=tmp_path, manifest={"model_hash": "m", "data_hash": "d"},
+        artifact=lambda role, path: path,
+    )  # fmt: skip
 
 
 def ran(folder):
@@ -110,16 +113,19 @@ def test_a_result_that_json_cannot_hold_leaves_nothing_behind(tmp_path):
     assert not list((tmp_path / "artifacts" / "study").glob("*.json"))
 
 
-def test_figures_come_back_from_a_reference_as_they_were_noted(tmp_path, monkeypatch, capsys):
-    figures = {"LoRA.score": metrics.estimate([0.0, 1.0], unit="share"), "LoRA.seconds": metrics.Metric(3.0, unit="s")}
+def test_the_results_of_a_study_come_back_from_its_reference(tmp_path, monkeypatch, capsys):
+    work = {"one": partial(note, tmp_path, "one", 1 / 3, scores=[0.123456789, 1.0])}
+    study.compute(run(tmp_path), work)
+    kept = json.loads((tmp_path / "artifacts" / "study.json").read_text())
+    assert kept["one"]["value"] == 0.333333
+    assert kept["one"]["scores"] == [0.123457, 1.0]
     folder = tmp_path / "outputs" / "reference" / "study" / "02"
     folder.mkdir(parents=True)
-    noted = {name: vars(metric) for name, metric in study.noted(figures).items()}
-    (folder / "metrics.json").write_text(json.dumps({"metrics": noted | {"other": {"value": 1}}}))
+    (tmp_path / "artifacts" / "study.json").rename(folder / "study.json")
     manifest = {"started_at": "2026-01-02T03", "resolved": {"model_id": "m", "max_steps": 7}, "dtype": "float32"}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"hardware": {"cpu": "a CPU", "cores": 2}}))
     monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
-    assert study.reference("02") == figures
+    assert study.reference("02") == kept
     assert "2026-01-02: m, float32, max_steps=7, on a CPU, 2 cores" in capsys.readouterr().out
     with pytest.raises(NotebookError, match="study='full'"):
         study.reference("03")
