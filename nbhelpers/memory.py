@@ -109,6 +109,7 @@ def predict(
     gradient_accumulation_steps: int = 1,
     weights_dtype: str | None = None,
     adapter_parameters: int | None = None,
+    optim: str = "adamw_torch_fused",
 ) -> dict[str, int]:
     """Peak bytes of training, by part; the sum is the prediction.
 
@@ -118,6 +119,9 @@ def predict(
         weights_dtype: what the weights, their gradients and moments are stored in; None: as `dtype`. Where the two
             differ, autocast keeps a copy of each linear layer's weights in `dtype` from its first use in a step on.
         adapter_parameters: numbers that an adapter trains; None: those of a LoRA of `lora_rank`.
+        optim: as transformers calls it. AdamW keeps two moments a number; in eight bits (Dettmers et al. 2022) a byte
+            each, with a constant a block of 256, but for the embedding, which transformers leaves in float32; Adafactor
+            (Shazeer and Stern 2018) two numbers a row or column of a matrix.
         plan: its largest micro-batch decides.
         gradient_accumulation_steps: micro-batches a step. From two on, the gradients of the first are there while the
             next is computed; with one, they are made as the activations are given back, and only what they take beyond
@@ -146,6 +150,11 @@ def predict(
     ) * tokens
     kept = width * h * tokens * shape.layers + block if gradient_checkpointing else block * shape.layers
     gradients, optimizer = trained * state_width, 2 * trained * state_width
+    if optim == "adafactor":
+        sides = shape.layers * sum(a + b for a, b in shape.linear_shapes) + shape.vocabulary + shape.hidden_size
+        optimizer = 4 * sides if method == "full" else 0
+    elif "8bit" in optim and method == "full":
+        optimizer = int((2 + 8 / 256) * linear + 2 * 4 * rest)
     slack = CPU_ALLOCATOR_SHARE * kept - gradients - optimizer if device == "cpu" else 0
     return {
         "weights": int(weights),

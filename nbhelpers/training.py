@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
@@ -231,18 +231,21 @@ class Forecast:
         return sum(self.parts.values())
 
 
-def expected(run, method: str, train_dataset, adapter_parameters: int | None = None) -> Forecast:
+def expected(
+    run, method: str, train_dataset, adapter_parameters: int | None = None, optim: str = "adamw_torch_fused"
+) -> Forecast:
     """Predict a training before it starts.
 
     Args:
         method: `full`, `lora` or `qlora`.
         adapter_parameters: numbers that an adapter trains; None: those of a LoRA of `lora_rank` on all layers.
+        optim: as for `memory.predict`.
     """
     p, device = run.parameters, run.hardware.device
     shape, plan = memory.Shape.of(models.fetch(p.model_id)), count_tokens(run, train_dataset)
     parts = memory.predict(
         shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device, p.gradient_accumulation_steps,
-        weights_dtype=memory.weights_dtype(method, run.dtype), adapter_parameters=adapter_parameters,
+        weights_dtype=memory.weights_dtype(method, run.dtype), adapter_parameters=adapter_parameters, optim=optim,
     )  # fmt: skip
     flops = cost.training_flops(shape, method, plan, p.gradient_checkpointing)
     seconds = cost.training_seconds(flops, cost.matrix_product_rate(run.dtype, device), cost.SHARE_OF_PEAK[run.dtype])
@@ -373,6 +376,11 @@ def steepest(low: float, high: float, losses: list[float], window: int = 5) -> f
     mean = np.convolve(losses, np.ones(window) / window, mode="valid")
     middle = int(np.argmin(np.diff(mean))) + (window + 1) // 2
     return float(rates[middle])
+
+
+def stop_early(trainer: SFTTrainer, patience: int = 2) -> None:
+    """End a training with `keep_best` when the held-out loss has not fallen for `patience` evaluations."""
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
 
 
 def layerwise(trainer: SFTTrainer, decay: float) -> None:

@@ -110,7 +110,8 @@ def tune(run, name: str, variant: Variant, rows, validation_rows, test_rows=None
     if model is None:
         model, _ = load(run, variant)
     else:
-        expected = training.expected(run, variant.method, rows, adapters.count(_shape(run), variant.config))
+        count, optim = adapters.count(_shape(run), variant.config), variant.settings.get("optim", "adamw_torch_fused")
+        expected = training.expected(run, variant.method, rows, count, optim)
         found |= {"trained_parameters": models.count_parameters(model)["trainable"]}
         found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
         found |= {"saved_bytes": _save(model, folder)}
@@ -287,12 +288,67 @@ def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
     return found
 
 
+def pooled(results: list[dict]) -> dict:
+    """Results of one variant over several seeds as one: every value, row by row, the mean over the seeds.
+
+    The intervals that `figures` gives then cover the choice of rows and probes; how far the seeds lie apart is seen
+    from their own figures.
+    """
+    first = results[0]
+    if isinstance(first, dict):
+        return {key: pooled([result[key] for result in results]) for key in first if all(key in r for r in results)}
+    if isinstance(first, list) and all(isinstance(x, int | float) for x in first):
+        return [statistics.fmean(values) for values in zip(*results, strict=False)]
+    return statistics.fmean(results) if isinstance(first, int | float) else first
+
+
 def known_lost(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -> Metric:
     """The share of the facts and sums that were lost, less those that were gained, with its interval."""
     before, after = (probed["facts"] + probed["arithmetic"] for probed in (untuned, tuned))
     return metrics.estimate(
         [a - b for a, b in zip(before, after, strict=True)], unit="share lost", higher_is_better=False
     )
+
+
+def _by_row(result: dict) -> dict[str, list[float]]:
+    """What a variant did, row by row and probe by probe, by the name of the figure."""
+    probed = result["forgetting"]
+    lost = [1 - right for right in probed["facts"] + probed["arithmetic"]]
+    losses = {"held-out loss": result["held_out_loss"], "chat loss": probed["chat"], "prose loss": probed["prose"]}
+    return losses | {"facts and sums wrong": lost} | result["scores"]
+
+
+def differences(by_seed: dict[str, list[dict]], baseline: str) -> dict[str, dict[str, tuple[Metric, int]]]:
+    """Every variant against one of them, over the same seeds: variant -> figure -> `(mean difference, seeds)`.
+
+    The difference is paired by row, seed by seed, and averaged over the seeds; its interval covers the choice of rows.
+    `seeds` counts those whose own mean difference has its sign.
+    """
+    found: dict[str, dict[str, tuple[Metric, int]]] = {}
+    for name in by_seed.keys() - {baseline}:
+        found[name] = {}
+        pairs = [(_by_row(a), _by_row(b)) for a, b in zip(by_seed[name], by_seed[baseline], strict=True)]
+        for figure in pairs[0][0]:
+            moved = [[x - y for x, y in zip(a[figure], b[figure], strict=True)] for a, b in pairs]
+            mean = metrics.estimate([statistics.fmean(values) for values in zip(*moved, strict=True)])
+            found[name][figure] = mean, sum(statistics.fmean(values) * mean.value > 0 for values in moved)
+    return {name: found[name] for name in by_seed if name in found}
+
+
+def versus(by_seed: dict[str, list[dict]], baseline: str):
+    """`differences` as a `pandas.DataFrame`: a row a variant, a column a figure, `mean [low, high], seeds of seeds`."""
+    import pandas as pd
+
+    count = len(by_seed[baseline])
+    return pd.DataFrame(
+        {
+            name: {
+                figure: f"{m.value:+.2f} [{m.low:+.2f}, {m.high:+.2f}], {seeds} of {count}"
+                for figure, (m, seeds) in by_figure.items()
+            }
+            for name, by_figure in differences(by_seed, baseline).items()
+        }
+    ).T
 
 
 def table(found: dict[str, Metric]):

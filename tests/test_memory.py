@@ -195,3 +195,34 @@ def test_the_batch_size_is_the_largest_that_fits():
     assert memory.fitting_batch_size(peak, 100 + 10 * 15) == 8
     assert memory.fitting_batch_size(peak, 10**9, largest=32) == 32
     assert memory.fitting_batch_size(peak, 105) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "optim"),
+    [("AdamW", "adamw_torch"), ("AdamW8bit", "adamw_bnb_8bit"), ("Adafactor", "adafactor")],
+    ids=["AdamW", "8 bits", "Adafactor"],
+)
+def test_what_an_optimizer_keeps_is_what_is_predicted(name, optim, model, smoke):
+    import bitsandbytes
+    from transformers.optimization import Adafactor
+
+    kinds = {"AdamW": torch.optim.AdamW, "AdamW8bit": bitsandbytes.optim.AdamW8bit, "Adafactor": Adafactor}
+    if name == "AdamW8bit":  # as the Trainer does
+        manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+        manager.register_module_override(model.get_input_embeddings(), "weight", {"optim_bits": 32})
+    options = {"scale_parameter": False, "relative_step": False} if name == "Adafactor" else {}
+    optimizer = kinds[name](model.parameters(), lr=1e-3, **options)
+    for weight in model.parameters():
+        weight.grad = torch.full_like(weight, 1e-3)
+    optimizer.step()
+    maps = ("qmap1", "qmap2")  # one table of levels, shared
+    kept_bytes = sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for key, value in state.items()
+        if torch.is_tensor(value) and value.numel() > 1 and key not in maps
+    )
+    shape = memory.Shape.from_config(model.config.to_dict())
+    plan = memory.Plan(100, 10, 100, 10)
+    predicted = memory.predict(shape, "full", "float32", plan, optim=optim)["optimizer"]
+    assert predicted == pytest.approx(kept_bytes, rel=0.1)

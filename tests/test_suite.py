@@ -333,10 +333,12 @@ def test_the_reference_names_no_machine(executed, tmp_path):
     folder, _, _ = executed
     (folder / "01_a" / "artifacts").mkdir()
     (folder / "01_a" / "artifacts" / "weights").write_text("large")
+    (folder / "01_a" / "artifacts" / "study.json").write_text('{"LoRA": {"seconds": 1.5}}')
     target = tmp_path / "reference"
     assert suite.make_reference(folder, target) == ["01_a"]
     files = {path.name for path in (target / "01_a").iterdir()}
-    assert files == {"metrics.json", "manifest.json", "01_a.ipynb", "code.sha256"}
+    assert files == {"metrics.json", "manifest.json", "01_a.ipynb", "code.sha256", "study.json"}
+    assert (target / "01_a" / "study.json").read_text() == '{"LoRA": {"seconds": 1.5}}\n'
     manifest = json.loads((target / "01_a" / "manifest.json").read_text())
     assert manifest == {"commit": "abc", "resolved": {"files": ["a"], "profile": "cpu"}}
     assert json.loads((target / "01_a" / "metrics.json").read_text())["artifacts"] == {"model": "outputs/m"}
