@@ -6,6 +6,7 @@ Here the last file of a checkpoint is a seal that lists all others with their sh
 belong to; the newest checkpoint with an unbroken seal is the one to go on from.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -29,6 +30,31 @@ class Progress:
 
     tokens: int = 0
     seconds: float = 0.0
+
+
+SAME = (  # what a training must have in common with a checkpoint to go on from it
+    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
+    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2",
+    "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "seed",
+    "world_size",
+)  # fmt: skip
+
+
+def identity(trainer) -> dict[str, str]:
+    """What makes a training this one: its settings, the rows in their order, and the weights that it begins with."""
+    rows, trained, adapter = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    for row in trainer.train_dataset:
+        rows.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+    for name, parameter in trainer.model.named_parameters():
+        trained.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}".encode())
+        trained.update(parameter.detach().flatten()[:256].cpu().float().numpy().tobytes())
+    for name, config in getattr(trainer.model, "peft_config", {}).items():
+        fields = {key: sorted(x) if isinstance(x, set) else x for key, x in vars(config).items()}
+        adapter.update(repr((name, sorted(fields.items(), key=lambda field: field[0]))).encode())
+    found = {name: str(getattr(trainer.args, name)) for name in SAME}
+    hashes = {"rows": rows, "weights": trained, "adapter": adapter}
+    found |= {name: digest.hexdigest()[:16] for name, digest in hashes.items()}
+    return found | {"model": str(trainer.model.config._name_or_path)}
 
 
 def seal(folder: Path, identity: dict[str, str], progress: Progress) -> None:

@@ -7,7 +7,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 WINDOW = 4  # training losses that are averaged: a batch's loss depends on which rows are in it
 PATIENCE = 2  # held-out losses in a row that must agree
@@ -91,3 +91,8 @@ class Diagnosis(TrainerCallback):
                 self.findings.append(Finding(rule, state.global_step, text))
                 print(f"step {state.global_step}: {rule}: {text}")
                 control.should_training_stop |= rule in self.stop
+
+
+def stop_early(trainer, patience: int = 2) -> None:
+    """End a training with `training.keep_best` when the held-out loss has not fallen for `patience` evaluations."""
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))

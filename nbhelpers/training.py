@@ -5,17 +5,14 @@ first step. Everything else (LoRA, data collation, optimizer, schedule, logging)
 """
 
 import contextlib
-import hashlib
-import json
 import math
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
@@ -269,31 +266,6 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
     return found
 
 
-SAME = (  # what a training must have in common with a checkpoint to go on from it
-    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
-    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2",
-    "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "seed",
-    "world_size",
-)  # fmt: skip
-
-
-def identity(trainer: TRLSFTTrainer) -> dict[str, str]:
-    """What makes a training this one: its settings, the rows in their order, and the weights that it begins with."""
-    rows, trained, adapter = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    for row in trainer.train_dataset:
-        rows.update(json.dumps([row["input_ids"], row["labels"]]).encode())
-    for name, parameter in trainer.model.named_parameters():
-        trained.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}".encode())
-        trained.update(parameter.detach().flatten()[:256].cpu().float().numpy().tobytes())
-    for name, config in getattr(trainer.model, "peft_config", {}).items():
-        fields = {key: sorted(x) if isinstance(x, set) else x for key, x in vars(config).items()}
-        adapter.update(repr((name, sorted(fields.items(), key=lambda field: field[0]))).encode())
-    found = {name: str(getattr(trainer.args, name)) for name in SAME}
-    hashes = {"rows": rows, "weights": trained, "adapter": adapter}
-    found |= {name: digest.hexdigest()[:16] for name, digest in hashes.items()}
-    return found | {"model": str(trainer.model.config._name_or_path)}
-
-
 def sft_trainer(
     run, model, tokenizer, train_dataset, peft_config=None, eval_dataset=None, name: str = "", **overrides
 ) -> SFTTrainer:
@@ -326,7 +298,7 @@ def sft_trainer(
     for parameter in trainer.model.parameters():  # TRL puts QLoRA's adapters in bfloat16, which a T4 has not, and
         if parameter.requires_grad and peft_config is not None:  # leaves LoRA's in float32: one precision for both
             parameter.data = parameter.data.float()
-    trainer.identity = identity(trainer)
+    trainer.identity = checkpoints.identity(trainer)
     trainer.add_callback(checkpoints.Keeper(trainer.identity, trainer.progress))
     return trainer
 
@@ -356,52 +328,6 @@ def train(trainer: SFTTrainer, resume: str = "never") -> Training:
     done = trainer.progress()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Training([float(loss) for loss in losses], done.tokens, done.seconds)
-
-
-def rate_range(trainer: SFTTrainer, low: float, high: float) -> None:
-    """Have the learning rate rise from `low` to `high` by the same factor every step (Smith 2017, section 3.3).
-
-    The losses then show below which rate nothing is learned, and above which training breaks: `steepest` reads them.
-    """
-    optimizer, steps = trainer.create_optimizer(), trainer.args.max_steps
-    for group in optimizer.param_groups:
-        group["lr"] = low
-    rise = (high / low) ** (1 / max(1, steps - 1))
-    trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rise**step)
-
-
-def steepest(low: float, high: float, losses: list[float], window: int = 5) -> float:
-    """The rate at which the running mean of a `rate_range` training's losses fell fastest."""
-    rates = np.geomspace(low, high, len(losses))
-    mean = np.convolve(losses, np.ones(window) / window, mode="valid")
-    middle = int(np.argmin(np.diff(mean))) + (window + 1) // 2
-    return float(rates[middle])
-
-
-def stop_early(trainer: SFTTrainer, patience: int = 2) -> None:
-    """End a training with `keep_best` when the held-out loss has not fallen for `patience` evaluations."""
-    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
-
-
-def layerwise(trainer: SFTTrainer, decay: float) -> None:
-    """A learning rate for every block, `decay` times that of the block above it (Howard and Ruder 2018, section 3.1).
-
-    What lies above all blocks gets the whole rate, the embedding the lowest. A head that shares its weights with the
-    embedding counts as the embedding.
-    """
-    blocks = trainer.model.config.num_hidden_layers
-    groups: dict[int, list] = {}
-    for name, weight in trainer.model.named_parameters():
-        if weight.requires_grad:
-            number = re.search(r"\.layers\.(\d+)\.", name)
-            depth = int(number[1]) + 1 if number else 0 if "embed" in name else blocks + 1
-            groups.setdefault(depth, []).append(weight)
-    rate, args = trainer.args.learning_rate, trainer.args
-    trainer.optimizer = torch.optim.AdamW(
-        [{"params": found, "lr": rate * decay ** (blocks + 1 - depth)} for depth, found in sorted(groups.items())],
-        lr=rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, weight_decay=args.weight_decay,
-        fused=True,
-    )  # fmt: skip
 
 
 def _what_would_fit(trainer: SFTTrainer) -> str:

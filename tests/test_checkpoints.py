@@ -220,12 +220,12 @@ def test_another_training_s_checkpoints_are_not_taken(change, copied, capsys):
 
 def test_other_rows_and_another_adapter_are_another_training(tmp_path):
     trainer = trainer_of(tmp_path, "lora")
-    first = training.identity(trainer)
-    assert training.identity(trainer_of(tmp_path / "elsewhere", "lora")) == first
+    first = checkpoints.identity(trainer)
+    assert checkpoints.identity(trainer_of(tmp_path / "elsewhere", "lora")) == first
     trainer.train_dataset = trainer.train_dataset.select(range(len(trainer.train_dataset) - 1, -1, -1))
     trainer.model.peft_config["default"].lora_alpha = 99
     trainer.model.get_input_embeddings().weight.data[0, 0] += 1  # the same path, other weights
-    second = training.identity(trainer)
+    second = checkpoints.identity(trainer)
     assert {key for key in first if first[key] != second[key]} == {"rows", "adapter", "weights"}
 
 

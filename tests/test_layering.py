@@ -17,9 +17,9 @@ FLOORS = {
     **dict.fromkeys(("measures", "normalisation", "quality", "privacy", "defects", "defects_text", "datacard"), 1),
     **dict.fromkeys(("cleaning", "duplicates", "splits", "detection", "models", "forward", "checkpoints"), 2),
     **dict.fromkeys(("training", "evaluation", "adapters", "constraints", "preferences", "ppo", "rewards"), 3),
-    **dict.fromkeys(("augmentation", "selection", "forgetting", "retention", "diagnosis"), 3),
+    **dict.fromkeys(("augmentation", "selection", "forgetting", "retention", "diagnosis", "rates"), 3),
     **dict.fromkeys(("quantization", "serving"), 3),
-    **dict.fromkeys(("plots", "widgets", "variants"), 4),
+    **dict.fromkeys(("plots", "widgets", "variants", "comparison"), 4),
     **dict.fromkeys(("suite", "report", "study", "__main__"), 5),
 }
 SOURCES = {file.stem: file.read_text(encoding="utf-8") for file in sorted((ROOT / "nbhelpers").rglob("*.py"))}

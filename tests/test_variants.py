@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig
 
-from nbhelpers import adapters, chat, evaluation, forgetting, models, variants
-from nbhelpers.errors import ModelError, ParameterError
+from nbhelpers import adapters, chat, comparison, evaluation, forgetting, models, variants
+from nbhelpers.errors import ModelError
 from nbhelpers.profiles import PROFILES, Hardware
 from nbhelpers.variants import Variant
 
@@ -101,7 +101,7 @@ def test_the_rate_with_the_lower_loss_on_rows_kept_apart_is_scored(results):
 
 def test_of_the_untuned_model_nothing_was_trained_and_nothing_is_lost(results):
     assert "trained_parameters" not in results["untuned"]
-    found = variants.figures({k: v for k, v in results.items() if k != "folder"}, "untuned")
+    found = comparison.figures({k: v for k, v in results.items() if k != "folder"}, "untuned")
     assert found["untuned.known_lost"].value == 0
     assert found["untuned.held_out_loss"].value == found["untuned.held_out_loss"].baseline
     assert found["LoRA.held_out_loss"].baseline == found["untuned.held_out_loss"].value
@@ -116,18 +116,13 @@ def test_only_what_can_be_merged_is_timed_merged(results):
 
 
 def test_the_table_has_a_row_a_variant_and_intervals(results):
-    found = variants.figures({k: v for k, v in results.items() if k != "folder"}, "untuned")
-    table = variants.table(found)
+    found = comparison.figures({k: v for k, v in results.items() if k != "folder"}, "untuned")
+    table = comparison.table(found)
     assert list(table.index) == ["untuned", *tuned(results)]
     assert table.loc["untuned", "trained parameters"] == ""
     assert "[" in table.loc["full", "held out loss"]
     assert table.loc["bottlenecks", "saved bytes"].endswith("MiB")
     assert found["full.latency"].unit == "times the base's"
-
-
-def test_a_name_with_a_dot_is_refused():
-    with pytest.raises(ParameterError, match=r"with a dot: rank 0\.5"):
-        variants.figures({"rank 0.5": {}, "untuned": {}}, "untuned")
 
 
 def test_a_saved_adapter_is_the_one_that_was_scored(results, run, rows):
@@ -181,13 +176,6 @@ def test_latency_asks_every_model_in_every_round(smoke):
     assert {name: len(times) for name, times in found.items()} == {"a": 3, "b": 3}
 
 
-def test_pooled_results_are_the_means_over_seeds_row_by_row():
-    one = {"seconds": 2.0, "scores": {"a": [0.0, 1.0]}, "latency": {"base": [1.0]}, "findings": []}
-    other = {"seconds": 4.0, "scores": {"a": [1.0, 1.0]}, "latency": {"base": [3.0]}, "findings": []}
-    found = variants.pooled([one, other])
-    assert found == {"seconds": 3.0, "scores": {"a": [0.5, 1.0]}, "latency": {"base": [2.0]}, "findings": []}
-
-
 def test_where_the_memory_of_a_step_goes_is_measured_beside_the_prediction(run, rows):
     found = variants.stages(run, rows)
     weights = 4 * models.count_parameters(models.load("smoke", "float32")[0])["total"]
@@ -196,27 +184,3 @@ def test_where_the_memory_of_a_step_goes_is_measured_beside_the_prediction(run, 
     assert found["optimizer"]["predicted"] == 2 * weights
     assert found["optimizer"]["measured"] == pytest.approx(2 * weights, abs=8 * 2**20)
     assert found.keys() == {"weights", "activations and logits", "gradients", "optimizer"}
-
-
-def result(held_out, right):
-    probed = {"facts": right, "arithmetic": [1.0], "chat": [2.0], "prose": [3.0]}
-    return {"held_out_loss": held_out, "forgetting": probed, "scores": {"summary.rouge_l": [0.5, 0.5]}}
-
-
-def test_variants_are_set_against_one_of_them_row_by_row_and_seed_by_seed():
-    by_seed = {
-        "full": [result([1.0, 2.0], [1.0, 0.0]), result([1.0, 3.0], [0.0, 0.0])],
-        "LoRA": [result([1.5, 2.5], [1.0, 1.0]), result([1.5, 2.0], [1.0, 1.0])],
-    }
-    found = variants.differences(by_seed, "full")
-    assert found.keys() == {"LoRA"}
-    loss, seeds = found["LoRA"]["held-out loss"]
-    assert loss.value == pytest.approx((0.5 + (0.5 - 1.0) / 2) / 2)
-    assert (loss.n, seeds) == (2, 1), "one seed says more, one less"
-    wrong, seeds = found["LoRA"]["facts and sums wrong"]
-    assert wrong.value == pytest.approx(-0.5)
-    assert seeds == 2
-    assert found["LoRA"]["chat loss"][0].value == 0
-    table = variants.versus(by_seed, "full")
-    assert table.loc["LoRA", "facts and sums wrong"].startswith("-0.50 [")
-    assert table.loc["LoRA", "facts and sums wrong"].endswith("2 of 2")

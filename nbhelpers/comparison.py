@@ -1,0 +1,142 @@
+"""Variants of a study side by side: their figures with intervals, pooled over seeds, set against one another."""
+
+import statistics
+
+from nbhelpers import forgetting, metrics
+from nbhelpers.errors import ParameterError
+from nbhelpers.metrics import Metric
+
+COLUMNS = {  # figures of a variant: their units, and whether more is better
+    "trained_parameters": ("parameters", False),
+    "saved_bytes": ("bytes", False),
+    "predicted_peak_memory_bytes": ("bytes", False),
+    "peak_memory_bytes": ("bytes", False),
+    "tokens_per_second": ("tokens/s", True),
+    "predicted_seconds": ("s", False),
+    "seconds": ("s", False),
+    "dollars": ("dollars", False),
+    "learning_rate": ("", False),
+}
+
+
+def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
+    """`"<variant>.<figure>"` -> value; scores, losses and probes with their intervals beside the untuned model's.
+
+    Args:
+        results: variant -> what `tune` or `combine` found.
+        untuned: the name of the variant in which nothing was trained.
+
+    Raises:
+        ParameterError: a name has a dot, which ends the variant in `"<variant>.<figure>"`.
+    """
+    found: dict[str, Metric] = {}
+    if dotted := [name for name in results if "." in name]:
+        raise ParameterError(f"Names of variants with a dot: {', '.join(dotted)}. Write them without.")
+    base = results[untuned]
+    for name, result in results.items():
+        for column, (unit, higher) in COLUMNS.items():
+            if column in result:
+                found[f"{name}.{column}"] = Metric(result[column], unit=unit, higher_is_better=higher)
+        found[f"{name}.held_out_loss"] = metrics.estimate(
+            result["held_out_loss"], base["held_out_loss"], unit="nats a token", higher_is_better=False
+        )
+        for key, values in result["scores"].items():
+            found[f"{name}.{key}"] = metrics.estimate(values, base["scores"][key])
+        for key, metric in forgetting.estimates(result["forgetting"], base["forgetting"]).items():
+            found[f"{name}.{key}"] = metric
+        found[f"{name}.known_lost"] = known_lost(result["forgetting"], base["forgetting"])
+        times = result["latency"]
+        for key, mine, theirs in (("latency", "as it is", "base"), ("latency_merged", "merged", "base, again")):
+            if mine in times:
+                ratios = [a / b for a, b in zip(times[mine], times[theirs], strict=True)]
+                middle = Metric(statistics.median(ratios), min(ratios), max(ratios), len(ratios), 1.0)
+                found[f"{name}.{key}"] = Metric(
+                    middle.value, middle.low, middle.high, middle.n, 1.0, "times the base's", higher_is_better=False
+                )
+    return found
+
+
+def pooled(results: list[dict]) -> dict:
+    """Results of one variant over several seeds as one: every value, row by row, the mean over the seeds.
+
+    The intervals that `figures` gives then cover the choice of rows and probes; how far the seeds lie apart is seen
+    from their own figures.
+    """
+    first = results[0]
+    if isinstance(first, dict):
+        return {key: pooled([result[key] for result in results]) for key in first if all(key in r for r in results)}
+    if isinstance(first, list) and all(isinstance(x, int | float) for x in first):
+        return [statistics.fmean(values) for values in zip(*results, strict=False)]
+    return statistics.fmean(results) if isinstance(first, int | float) else first
+
+
+def known_lost(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -> Metric:
+    """The share of the facts and sums that were lost, less those that were gained, with its interval."""
+    before, after = (probed["facts"] + probed["arithmetic"] for probed in (untuned, tuned))
+    return metrics.estimate(
+        [a - b for a, b in zip(before, after, strict=True)], unit="share lost", higher_is_better=False
+    )
+
+
+def _by_row(result: dict) -> dict[str, list[float]]:
+    """What a variant did, row by row and probe by probe, by the name of the figure."""
+    probed = result["forgetting"]
+    lost = [1 - right for right in probed["facts"] + probed["arithmetic"]]
+    losses = {"held-out loss": result["held_out_loss"], "chat loss": probed["chat"], "prose loss": probed["prose"]}
+    return losses | {"facts and sums wrong": lost} | result["scores"]
+
+
+def differences(by_seed: dict[str, list[dict]], baseline: str) -> dict[str, dict[str, tuple[Metric, int]]]:
+    """Every variant against one of them, over the same seeds: variant -> figure -> `(mean difference, seeds)`.
+
+    The difference is paired by row, seed by seed, and averaged over the seeds; its interval covers the choice of rows.
+    `seeds` counts those whose own mean difference has its sign.
+    """
+    found: dict[str, dict[str, tuple[Metric, int]]] = {}
+    for name in by_seed.keys() - {baseline}:
+        found[name] = {}
+        pairs = [(_by_row(a), _by_row(b)) for a, b in zip(by_seed[name], by_seed[baseline], strict=True)]
+        for figure in pairs[0][0]:
+            moved = [[x - y for x, y in zip(a[figure], b[figure], strict=True)] for a, b in pairs]
+            mean = metrics.estimate([statistics.fmean(values) for values in zip(*moved, strict=True)])
+            found[name][figure] = mean, sum(statistics.fmean(values) * mean.value > 0 for values in moved)
+    return {name: found[name] for name in by_seed if name in found}
+
+
+def versus(by_seed: dict[str, list[dict]], baseline: str):
+    """`differences` as a `pandas.DataFrame`: a row a variant, a column a figure, `mean [low, high], seeds of seeds`."""
+    import pandas as pd
+
+    count = len(by_seed[baseline])
+    return pd.DataFrame(
+        {
+            name: {
+                figure: f"{m.value:+.2f} [{m.low:+.2f}, {m.high:+.2f}], {seeds} of {count}"
+                for figure, (m, seeds) in by_figure.items()
+            }
+            for name, by_figure in differences(by_seed, baseline).items()
+        }
+    ).T
+
+
+def table(found: dict[str, Metric]):
+    """A `pandas.DataFrame`: a row a variant, a column a figure, as `figures` gave them."""
+    import pandas as pd
+
+    rows: dict[str, dict[str, str]] = {}
+    for key, metric in found.items():
+        name, _, column = key.partition(".")
+        rows.setdefault(name, {})[column.replace("_", " ")] = _shown(metric)
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def _shown(metric: Metric) -> str:
+    value = metric.value
+    if metric.unit == "bytes":
+        return f"{value / 2**20:,.1f} MiB"
+    if metric.unit == "dollars":
+        return f"${value:.4f}"
+    text = f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+    if metric.low is None:
+        return text
+    return f"{value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"

@@ -1,0 +1,181 @@
+"""Each kind of constraint: what obeys, what does not, what is written obeys, and agreement with lm-eval's checkers."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbhelpers import constraints
+from nbhelpers.constraints import HELD_OUT, KINDS, TRAINED, Constraint
+from nbhelpers.errors import ParameterError
+
+GOOD_AND_BAD = {  # kind -> arguments, answers that obey, answers that do not
+    "at most words": ({"count": 3}, ["one two three", "One, two."], ["one two three four"]),
+    "lowercase": ({}, ["all small, 3 words"], ["Not small", "123"]),
+    "uppercase": ({}, ["ALL LARGE, 3 WORDS"], ["Not LARGE", "123"]),
+    "starts with": ({"phrase": "In short:"}, ["In short: yes", "  In short:"], ["in short: yes", "Yes. In short: no"]),
+    "ends with": ({"phrase": "That is all."}, ["Yes. That is all.", "that is all.\n"], ["That is all. Bye"]),
+    "quoted": ({}, ['"all of it"', ' "x" '], ['"half" of it', '"', "none"]),
+    "no commas": ({}, ["none here; really"], ["one, two"]),
+    "bullets": ({"count": 2}, ["* a\n* b", "Look:\n- a\n- b"], ["* a", "* a\n* b\n* c", "**a**\n**b**"]),
+    "json": ({}, ['{"a": 1}', "[1]", '```json\n{"a": 1}\n```'], ["{'a': 1}", 'Here: {"a": 1}', "```\n"]),
+    "title": ({}, ["<<On files>>\nIt reads."], ["<<>> nothing", "<On files>", "<<   >>"]),
+    "include": ({"word": "file"}, ["It opens FILES."], ["It opens doors."]),
+    "postscript": ({}, ["Yes.\nP.S. Thanks.", "yes\np. s. more"], ["Yes. PS thanks"]),
+    "one sentence": (
+        {},
+        ["It reads.", "It reads version 1.5 of it!", "No stop at all"],
+        ["It reads. It writes.", "..."],
+    ),
+    "at least words": ({"count": 3}, ["one two three four"], ["one two"]),
+    "avoid": ({"word": "file"}, ["It opens doors.", "a profiler"], ["The File.", "file"]),
+    "word count": ({"word": "copper", "count": 2}, ["copper, Copper"], ["copper"]),
+    "letter count": ({"letter": "e", "count": 3}, ["Eve", "x"], ["Eve eats"]),
+    "numbered": ({"count": 2}, ["1. a\n2. b", "List:\n1) a\n2) b"], ["1. a", "1. a\n3. b", "1. a\n2. b\n3. c"]),
+    "highlighted": ({"count": 2}, ["*a* and *b*"], ["*a* and b", "** and **"]),
+    "paragraphs": ({"count": 2}, ["a\n\nb", "a\nb\n \nc"], ["a\nb", "a\n\nb\n\nc"]),
+    "placeholders": ({"count": 1}, ["Dear [name]"], ["Dear (name)"]),
+    "two answers": ({}, ["a\n******\nb"], ["a ****** a", "a", "a ****** b ****** c", "****** b"]),
+}
+
+
+def test_there_are_kinds_enough_and_some_are_never_trained():
+    assert GOOD_AND_BAD.keys() == KINDS.keys()
+    assert len(KINDS) >= 15
+    assert len(HELD_OUT) >= 5
+    assert set(TRAINED).isdisjoint(HELD_OUT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_obeys_or_does_not(kind):
+    arguments, good, bad = GOOD_AND_BAD[kind]
+    constraint = Constraint(kind, arguments)
+    for answer in good:
+        assert constraint.holds(answer), answer
+    for answer in [*bad, "", " \n"]:
+        assert not constraint.holds(answer), answer
+    assert all(str(value) in constraint.instruction for value in arguments.values())
+
+
+TEXT = st.lists(
+    st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1, max_size=9),
+    min_size=4,
+    max_size=25,
+).map(" ".join)
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+@given(answer=TEXT, seed=st.integers(0, 50))
+@settings(max_examples=60, deadline=None)
+def test_what_is_written_obeys(kind, answer, seed):
+    answer = f"Returns {answer} of the file"  # as an answer has: letters and words
+    constraint = constraints.draw(kind, answer, seed)
+    written = constraint.write(answer)
+    assert constraint.holds(written), (constraint, written)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_draw_is_the_seed_s_and_can_be_stored(kind):
+    answer = "Return the number of open files in this folder."
+    assert constraints.draw(kind, answer, 3) == constraints.draw(kind, answer, 3)
+    stored = json.loads(json.dumps(vars(constraints.draw(kind, answer, 3))))
+    assert Constraint(**stored) == constraints.draw(kind, answer, 3)
+    different = {json.dumps(vars(constraints.draw(kind, answer, seed))) for seed in range(40)}
+    assert len(different) > 1 or not constraints.draw(kind, answer, 3).arguments
+
+
+def test_loosely_an_opening_line_or_bold_letters_are_forgiven():
+    upper = Constraint("uppercase")
+    assert not upper.holds("Sure!\nIT READS A FILE.")
+    assert upper.holds_loosely("Sure!\nIT READS A FILE.")
+    assert upper.holds_loosely("IT READS A FILE.\nHope this helps")
+    assert not upper.holds_loosely("It reads a file.")
+    assert Constraint("starts with", {"phrase": "In short:"}).holds_loosely("**In short:** it reads")
+    assert not Constraint("json").holds_loosely("nothing\nof\nthe kind")
+
+
+def test_a_constrained_row_asks_for_it_and_its_answer_obeys():
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What?"},
+        {"role": "assistant", "content": "Read the whole file."},
+    ]
+    row = {"id": "a", "task": "summary", "messages": turns, "reference": "Read the whole file."}
+    made, constraint = constraints.constrained(row, "uppercase", seed=0)
+    assert made["messages"][1]["content"] == "What?\n\nWrite everything in capital letters."
+    assert made["messages"][2]["content"] == made["reference"] == "READ THE WHOLE FILE."
+    assert constraint.holds(made["reference"])
+    assert row["messages"] == turns, "the row itself is left as it was"
+    made, constraint = constraints.constrained(row, "numbered", seed=0)
+    assert made["reference"] == "Read the whole file."
+    assert constraint.instruction in made["messages"][1]["content"]
+
+
+def test_held_out_kinds_write_nothing_and_unknown_ones_are_named():
+    with pytest.raises(ParameterError, match="numbered is held out"):
+        Constraint("numbered", {"count": 2}).write("text")
+    with pytest.raises(ParameterError, match="'rhymed' is not one of at most words"):
+        constraints.draw("rhymed", "text", 0)
+
+
+SHARED = {  # kind -> lm-eval's class and its arguments from ours
+    "at most words": ("NumberOfWords", lambda count: {"num_words": count + 1, "relation": "less than"}),
+    "at least words": ("NumberOfWords", lambda count: {"num_words": count, "relation": "at least"}),
+    "no commas": ("CommaChecker", dict),
+    "quoted": ("QuotationChecker", dict),
+    "bullets": ("BulletListChecker", lambda count: {"num_bullets": count}),
+    "json": ("JsonFormat", dict),
+    "title": ("TitleChecker", dict),
+    "ends with": ("EndChecker", lambda phrase: {"end_phrase": phrase}),
+    "include": ("KeywordChecker", lambda word: {"keywords": [word]}),
+    "avoid": ("ForbiddenWords", lambda word: {"forbidden_words": [word]}),
+    "word count": (
+        "KeywordFrequencyChecker",
+        lambda word, count: {"keyword": word, "frequency": count, "relation": "at least"},
+    ),
+    "letter count": (
+        "LetterFrequencyChecker",
+        lambda letter, count: {"letter": letter, "let_frequency": count, "let_relation": "less than"},
+    ),
+    "highlighted": ("HighlightSectionChecker", lambda count: {"num_highlights": count}),
+    "placeholders": ("PlaceholderChecker", lambda count: {"num_placeholders": count}),
+    "postscript": ("PostscriptChecker", lambda: {"postscript_marker": "P.S."}),
+    "two answers": ("TwoResponsesChecker", dict),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_shared_kinds_agree_with_lm_eval(kind, monkeypatch):
+    nltk = pytest.importorskip("nltk")
+    monkeypatch.setattr(nltk.data, "find", lambda *names: None)  # else it reaches for a download when it is imported
+    instructions = pytest.importorskip("lm_eval.tasks.ifeval.instructions")
+    name, translated = SHARED[kind]
+    rng, disagree = random.Random(0), []
+    pieces = [
+        "It reads",
+        "a file",
+        ",",
+        "\n",
+        '"',
+        "*",
+        "* one",
+        "- two",
+        "<<T>>",
+        "[x]",
+        "P.S.",
+        "copper",
+        "That is all.",
+    ]
+    for trial in range(400):
+        answer = " ".join(rng.choices(pieces, k=rng.randint(1, 12)))
+        answer = rng.choice([answer, f'"{answer}"', json.dumps({"a": answer}), f"{answer} ****** {answer} x"])
+        if not answer.strip():
+            continue
+        constraint = constraints.draw(kind, answer, trial)
+        checker = getattr(instructions, name)("")
+        checker.build_description(**translated(**constraint.arguments))
+        if constraint.holds(answer) != bool(checker.check_following(answer)):
+            disagree.append((constraint, answer))
+    assert not disagree
