@@ -3,11 +3,11 @@
 import statistics
 
 from nbhelpers import forgetting, metrics
-from nbhelpers.errors import ParameterError
 from nbhelpers.metrics import Metric
 
 COLUMNS = {  # figures of a variant: their units, and whether more is better
     "trained_parameters": ("parameters", False),
+    "trained_share": ("share", False),
     "saved_bytes": ("bytes", False),
     "predicted_peak_memory_bytes": ("bytes", False),
     "peak_memory_bytes": ("bytes", False),
@@ -26,14 +26,13 @@ def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
         results: variant -> what `tune` or `combine` found.
         untuned: the name of the variant in which nothing was trained.
 
-    Raises:
-        ParameterError: a name has a dot, which ends the variant in `"<variant>.<figure>"`.
+    A variant that was left out has none.
     """
     found: dict[str, Metric] = {}
-    if dotted := [name for name in results if "." in name]:
-        raise ParameterError(f"Names of variants with a dot: {', '.join(dotted)}. Write them without.")
     base = results[untuned]
     for name, result in results.items():
+        if "left_out" in result:
+            continue
         for column, (unit, higher) in COLUMNS.items():
             if column in result:
                 found[f"{name}.{column}"] = Metric(result[column], unit=unit, higher_is_better=higher)
@@ -45,7 +44,7 @@ def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
         for key, metric in forgetting.estimates(result["forgetting"], base["forgetting"]).items():
             found[f"{name}.{key}"] = metric
         found[f"{name}.known_lost"] = known_lost(result["forgetting"], base["forgetting"])
-        times = result["latency"]
+        times = result.get("latency", {})
         for key, mine, theirs in (("latency", "as it is", "base"), ("latency_merged", "merged", "base, again")):
             if mine in times:
                 ratios = [a / b for a, b in zip(times[mine], times[theirs], strict=True)]
@@ -57,17 +56,22 @@ def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
 
 
 def pooled(results: list[dict]) -> dict:
-    """Results of one variant over several seeds as one: every value, row by row, the mean over the seeds.
+    """Results of one variant over several seeds as one: scores, losses and probes row by row the mean over the seeds.
 
-    The intervals that `figures` gives then cover the choice of rows and probes; how far the seeds lie apart is seen
-    from their own figures.
+    The intervals that `figures` gives then cover the choice of rows and probes; how far the seeds lie apart, their own
+    figures say.
+
+    Raises:
+        ValueError: the seeds were not scored on as many rows.
     """
-    first = results[0]
-    if isinstance(first, dict):
-        return {key: pooled([result[key] for result in results]) for key in first if all(key in r for r in results)}
-    if isinstance(first, list) and all(isinstance(x, int | float) for x in first):
-        return [statistics.fmean(values) for values in zip(*results, strict=False)]
-    return statistics.fmean(results) if isinstance(first, int | float) else first
+    numbers = {key: statistics.fmean(r[key] for r in results) for key in ("seconds", "dollars") if key in results[0]}
+    return numbers | {key: _mean([r[key] for r in results]) for key in ("held_out_loss", "scores", "forgetting")}
+
+
+def _mean(values: list):
+    if isinstance(values[0], dict):
+        return {key: _mean([value[key] for value in values]) for key in values[0]}
+    return [statistics.fmean(row) for row in zip(*values, strict=True)]
 
 
 def known_lost(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -> Metric:
@@ -136,6 +140,8 @@ def _shown(metric: Metric) -> str:
         return f"{value / 2**20:,.1f} MiB"
     if metric.unit == "dollars":
         return f"${value:.4f}"
+    if metric.unit == "share":
+        return f"{value:.3%}"
     text = f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
     if metric.low is None:
         return text

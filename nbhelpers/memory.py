@@ -13,6 +13,7 @@ from nbhelpers.errors import ResourceError
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4: 4 bits a weight, an 8-bit constant a block of 64, a 32-bit one 256 blocks (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+FOUR_BIT_BYTES = (4 + 32 / 64) / 8  # the blocks' constants left in 32 bits
 # On a CPU the C library cannot reuse every freed block for one of another size. Measured: a third of the activations
 # (SmolLM2-135M, LoRA, glibc, a process that has done nothing else; more in one that has generated text before). What
 # lives from step to step finds room there: the peak of full fine-tuning is its weights, optimizer and activations.
@@ -110,6 +111,7 @@ def predict(
     weights_dtype: str | None = None,
     adapter_parameters: int | None = None,
     optim: str = "adamw_torch_fused",
+    four_bit_bytes: float = NF4_BYTES,
 ) -> dict[str, int]:
     """Peak bytes of training, by part; the sum is the prediction.
 
@@ -120,8 +122,9 @@ def predict(
             differ, autocast keeps a copy of each linear layer's weights in `dtype` from its first use in a step on.
         adapter_parameters: numbers that an adapter trains; None: those of a LoRA of `lora_rank`.
         optim: as transformers calls it. AdamW keeps two moments a number; in eight bits (Dettmers et al. 2022) a byte
-            each, with a constant a block of 256, but for the embedding, which transformers leaves in float32; Adafactor
-            (Shazeer and Stern 2018) two numbers a row or column of a matrix.
+            each, with a constant a block of 256 (bitsandbytes), but for the embedding, which transformers leaves in
+            float32; Adafactor (Shazeer and Stern 2018) a number a row and a column of a matrix.
+        four_bit_bytes: bytes of a weight in four bits, its constants included.
         plan: its largest micro-batch decides.
         gradient_accumulation_steps: micro-batches a step. From two on, the gradients of the first are there while the
             next is computed; with one, they are made as the activations are given back, and only what they take beyond
@@ -140,7 +143,7 @@ def predict(
     rest = shape.parameters - linear
     stored = BYTES[weights_dtype or dtype]
     copies = width if stored != width and method != "qlora" else 0
-    weights = (NF4_BYTES if method == "qlora" else stored + copies) * linear + rest * stored
+    weights = (four_bit_bytes if method == "qlora" else stored + copies) * linear + rest * stored
     trained, state_width = (shape.parameters, stored) if method == "full" else (trained, 4)  # adapters are float32
     h, queries, values = shape.hidden_size, shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
     own = 2 * h if method == "full" else 7 * lora_rank  # normalised inputs, or each adapter's narrow product
@@ -154,7 +157,8 @@ def predict(
         sides = shape.layers * sum(a + b for a, b in shape.linear_shapes) + shape.vocabulary + shape.hidden_size
         optimizer = 4 * sides if method == "full" else 0
     elif "8bit" in optim and method == "full":
-        optimizer = int((2 + 8 / 256) * linear + 2 * 4 * rest)
+        head = 0 if shape.tied else shape.head_parameters
+        optimizer = int((2 + 8 / 256) * (linear + head) + 2 * 4 * (rest - head))
     slack = CPU_ALLOCATOR_SHARE * kept - gradients - optimizer if device == "cpu" else 0
     return {
         "weights": int(weights),

@@ -5,11 +5,14 @@ import re
 import numpy as np
 import torch
 
+from nbhelpers.errors import ModelError
+
 
 def rate_range(trainer, low: float, high: float) -> None:
-    """Have the learning rate rise from `low` to `high` by the same factor every step (Smith 2017, section 3.3).
+    """Have the learning rate rise from `low` to `high` by the same factor every step.
 
-    The losses then show below which rate nothing is learned, and above which training breaks: `steepest` reads them.
+    A range test (Smith 2017, section 3.3, where it rises linearly). The losses show below which rate
+    nothing is learned, and above which training breaks: `steepest` reads them.
     """
     optimizer, steps = trainer.create_optimizer(), trainer.args.max_steps
     for group in optimizer.param_groups:
@@ -19,18 +22,24 @@ def rate_range(trainer, low: float, high: float) -> None:
 
 
 def steepest(low: float, high: float, losses: list[float], window: int = 5) -> float:
-    """The rate at which the running mean of a `rate_range` training's losses fell fastest."""
-    rates = np.geomspace(low, high, len(losses))
-    mean = np.convolve(losses, np.ones(window) / window, mode="valid")
-    middle = int(np.argmin(np.diff(mean))) + (window + 1) // 2
-    return float(rates[middle])
+    """The rate at which a `rate_range` training's losses fell fastest: by a straight line through `window` of them.
+
+    A loss depends on the rows of its batch as well as on the rate, hence a slope over several and no difference of two.
+    """
+    tried = np.geomspace(low, high, len(losses))
+    steps = np.arange(window) - (window - 1) / 2
+    slopes = np.convolve(losses, steps[::-1], mode="valid") / (steps**2).sum()
+    return float(tried[int(np.argmin(slopes)) + window // 2])
 
 
 def layerwise(trainer, decay: float) -> None:
-    """A learning rate for every block, `decay` times that of the block above it (Howard and Ruder 2018, section 3.1).
+    """A learning rate for every block, `decay` times that of the block above it (Howard and Ruder 2018, section 3.2).
 
     What lies above all blocks gets the whole rate, the embedding the lowest. A head that shares its weights with the
-    embedding counts as the embedding.
+    embedding counts as the embedding. The optimizer is AdamW.
+
+    Raises:
+        ModelError: the blocks are not named as in Llama-like models.
     """
     blocks = trainer.model.config.num_hidden_layers
     groups: dict[int, list] = {}
@@ -40,6 +49,8 @@ def layerwise(trainer, decay: float) -> None:
             depth = int(number[1]) + 1 if number else 0 if "embed" in name else blocks + 1
             groups.setdefault(depth, []).append(weight)
     rate, args = trainer.args.learning_rate, trainer.args
+    if not set(range(1, blocks + 1)) <= groups.keys():
+        raise ModelError(f"{type(trainer.model).__name__} does not name its {blocks} blocks `layers.<number>`.")
     trainer.optimizer = torch.optim.AdamW(
         [{"params": found, "lr": rate * decay ** (blocks + 1 - depth)} for depth, found in sorted(groups.items())],
         lr=rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, weight_decay=args.weight_decay,

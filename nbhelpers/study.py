@@ -7,6 +7,7 @@ it ends. A study that was cut off goes on with the jobs that are missing.
 import dataclasses
 import enum
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.errors import NotebookError
+from nbhelpers.errors import NotebookError, ParameterError
 from nbhelpers.report import duration, read_json
 from nbhelpers.run import repository_root, write_json
 
@@ -61,25 +62,34 @@ def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
     """The result of every job by name, in order: those computed before from the same inputs are read, others computed.
 
     Results lie in the run's folder as `artifacts/study/<name>.json`, with a hash of what they were computed from: the
-    job's function and arguments, the run's parameters, model, data and library versions. `resume="never"` computes all.
-    All of them together are the artefact `study`, one file.
+    job's function, its module's code and its arguments, model, data, library versions and machine. `resume="never"`
+    computes all. All of them together are the artefact `study`, one file.
 
     Args:
-        jobs: name -> `partial(function, ...)`; the function returns what JSON can hold.
+        jobs: name -> `partial(function, ...)`; the function returns what JSON can hold. An argument `folder` is where
+            the job leaves files: where they are gone it is computed again.
 
     Raises:
-        NotebookError: a job failed. The results before it are kept.
+        ParameterError: a name has a dot, which ends the variant in the names of figures; nothing was computed.
+        NotebookError: jobs failed. The others have been computed, and their results are kept.
     """
+    if dotted := [name for name in jobs if "." in name]:
+        raise ParameterError(f"Names with a dot: {', '.join(dotted)}. Write them without.")
     found: dict[str, dict] = {}
     seconds: list[float] = []
+    failures: list[str] = []
     folder = run.folder / "artifacts" / "study"
     for number, (name, job) in enumerate(jobs.items(), 1):
-        path = folder / f"{slug(name)}.json"
-        inputs = _digest(run, job)
-        kept = read_json(path) if run.parameters.resume == "auto" else None
+        path, inputs = folder / f"{slug(name)}.json", _digest(run, job)
+        kept = read_json(path) if run.parameters.resume == "auto" and _files_are_there(job) else None
         if not kept or kept.get("inputs") != inputs:
             start = time.perf_counter()
-            result = call(job, path.with_suffix(".log"))
+            try:
+                result = call(job, path.with_suffix(".log"))
+            except NotebookError as error:
+                failures.append(f"{name}: {error}")
+                print(f"{number}/{len(jobs)}  {name:32} FAILED", flush=True)
+                continue
             seconds.append(time.perf_counter() - start)
             kept = {"schema": 1, "inputs": inputs, "seconds": round(seconds[-1], 1), "result": result}
             write_json(path, kept)
@@ -88,26 +98,36 @@ def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
         else:
             print(f"{number}/{len(jobs)}  {name:32} computed before", flush=True)
         found[name] = kept["result"]
-    write_json(run.artifact("study", folder.with_suffix(".json")), _rounded(found), indent=None)
+    if failures:
+        raise NotebookError("Jobs failed:\n  - " + "\n  - ".join(failures))
+    facts = {name: getattr(run.parameters, name, None) for name in ("model_id", "dataset", "max_steps", "eval_rows")}
+    content = {"schema": 1, "facts": facts, "results": _rounded(found)}
+    write_json(run.artifact("study", folder.with_suffix(".json")), content, indent=None)
     return found
 
 
+def _files_are_there(job: partial) -> bool:
+    folder = job.keywords.get("folder")
+    return folder is None or any(Path(folder).glob("*"))
+
+
 def reference(notebook: str) -> dict[str, dict]:
-    """The results of the committed study of a notebook, as `compute` returned them; says when and where it ran.
+    """The results of the committed study of a notebook, as `compute` returned them; says what it ran on, and where.
 
     Raises:
         NotebookError: there is none.
     """
     folder = repository_root() / "outputs" / "reference" / "study" / notebook
-    results, manifest = (read_json(folder / f"{part}.json") for part in ("study", "manifest"))
-    if results is None or manifest is None:
+    study, manifest = (read_json(folder / f"{part}.json") for part in ("study", "manifest"))
+    if study is None or manifest is None:
         raise NotebookError(f"{folder} has no study to show; run the notebook with study='full' to compute it.")
-    machine, steps = manifest["hardware"], manifest["resolved"]["max_steps"]
+    machine, facts = manifest["hardware"], study["facts"]
     print(
-        f"reference study of {manifest['started_at'][:10]}: {manifest['resolved']['model_id']}, {manifest['dtype']}, "
-        f"max_steps={steps}, on {machine['cpu']}, {machine['cores']} cores"
+        f"reference study of {manifest['started_at'][:10]}: {facts['model_id']} on {facts['dataset']}, "
+        f"{facts['max_steps']} steps, {facts['eval_rows']} rows a task scored, {manifest['dtype']}, "
+        f"{machine['cpu']}, {machine['cores']} cores"
     )
-    return results
+    return study["results"]
 
 
 def _rounded(value: Any) -> Any:
@@ -120,20 +140,21 @@ def _rounded(value: Any) -> Any:
 
 
 def slug(name: str) -> str:
-    """A name as a file name: letters, digits and single dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """A name as a file name: its letters and digits, and a hash that tells it from names written alike."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".lstrip("-")
 
 
 def _digest(run, job: partial) -> str:
-    given = {name: x for name, x in vars(run.parameters).items() if name not in BOOKKEEPING}
-    facts = {name: run.manifest.get(name) for name in ("model_hash", "data_hash", "versions", "dtype")}
-    arguments = [x for x in job.args if x is not run]
-    text = json.dumps([job.func.__qualname__, arguments, job.keywords, given, facts], default=_plain, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    facts = {name: run.manifest.get(name) for name in ("model_hash", "data_hash", "versions", "dtype", "hardware")}
+    code = hashlib.sha256(Path(inspect.getfile(job.func)).read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps([job, code, facts], default=_plain, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
     """Arguments as JSON that is the same in every process."""
+    if hasattr(value, "manifest"):  # a run: what it was asked for
+        return {name: x for name, x in vars(value.parameters).items() if name not in BOOKKEEPING}
     if isinstance(value, set | frozenset):
         return sorted(value)
     if isinstance(value, enum.Enum):

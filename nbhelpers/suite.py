@@ -356,8 +356,8 @@ def make_reference(run_folder: str | Path, reference_folder: str | Path) -> list
     for name in names:
         path = folder / name / f"{name}.ipynb"
         facts = {part: _portable(read_json(folder / name / part)) for part in ("metrics.json", "manifest.json")}
-        if (study := read_json(folder / name / "artifacts" / "study.json")) is not None:
-            facts["study.json"] = study
+        if "study" in facts["metrics.json"].get("artifacts", {}):
+            facts["study.json"] = read_json(folder / name / "artifacts" / "study.json")
         ready.append((Path(reference_folder, name), _reduced(_read_notebook(path), name), facts, code_hash(path)))
     for target, text, facts, digest in ready:
         for part, content in facts.items():

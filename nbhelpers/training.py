@@ -228,21 +228,18 @@ class Forecast:
         return sum(self.parts.values())
 
 
-def expected(
-    run, method: str, train_dataset, adapter_parameters: int | None = None, optim: str = "adamw_torch_fused"
-) -> Forecast:
+def expected(run, method: str, train_dataset, **options) -> Forecast:
     """Predict a training before it starts.
 
     Args:
         method: `full`, `lora` or `qlora`.
-        adapter_parameters: numbers that an adapter trains; None: those of a LoRA of `lora_rank` on all layers.
-        optim: as for `memory.predict`.
+        options: of `memory.predict`, where it is not a LoRA of the run's rank with AdamW.
     """
     p, device = run.parameters, run.hardware.device
     shape, plan = memory.Shape.of(models.fetch(p.model_id)), count_tokens(run, train_dataset)
     parts = memory.predict(
         shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device, p.gradient_accumulation_steps,
-        weights_dtype=memory.weights_dtype(method, run.dtype), adapter_parameters=adapter_parameters, optim=optim,
+        weights_dtype=memory.weights_dtype(method, run.dtype), **options,
     )  # fmt: skip
     flops = cost.training_flops(shape, method, plan, p.gradient_checkpointing)
     seconds = cost.training_seconds(flops, cost.matrix_product_rate(run.dtype, device), cost.SHARE_OF_PEAK[run.dtype])

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import math
 import statistics
 import tempfile
 import time
@@ -11,10 +12,12 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nbhelpers import adapters, cost, diagnosis, evaluation, forgetting, memory, models, training
-from nbhelpers.errors import ModelError
+import torch
 
-LATENCY_ROUNDS, LATENCY_TOKENS = 7, 24
+from nbhelpers import adapters, cost, diagnosis, evaluation, forgetting, memory, models, profiles, training
+from nbhelpers.errors import ModelError, NotebookError, ResourceError
+
+LATENCY_ROUNDS, LATENCY_TOKENS = 7, 32
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
     settings = variant.settings | {"learning_rate": learning_rate}
     held_out = validation_rows if "eval_strategy" in settings else None
     made = training.sft_trainer(run, model, tokenizer, rows, config, held_out, name, **settings)
-    found, shape = models.count_parameters(made.model)["trainable"], _shape(run)
-    if found != (expected := adapters.count(shape, variant.config)):
+    found = models.count_parameters(made.model)["trainable"]
+    if variant.config is not None and found != (expected := adapters.count(_shape(run), variant.config)):
         raise ModelError(f"{name} trains {found:,} numbers; its formula says {expected:,}.")
     if variant.prepare:
         variant.prepare(made)
@@ -84,38 +87,68 @@ def tune(run, name: str, variant: Variant, rows, validation_rows, test_rows=None
         test_rows: encoded rows that are answered and scored; None: the training alone is measured.
         folder: where the adapter is saved; None: nowhere.
 
-    Returns: figures of the training (of the first rate, alone in its process, the peak; of the chosen one the rest)
-    and what `measure` finds.
+    Returns: figures of the training (of the first rate, which had the process to itself, its cost; of the chosen one
+    the rest) and what `measure` finds; `left_out` with the reason where it would not fit in memory.
+
+    Raises:
+        NotebookError: the training broke at every learning rate.
     """
-    found: dict = {"total_parameters": _shape(run).parameters, "validation_loss": {}}
-    best, model = None, None
+    expected = _expected(run, variant, rows) if variant.learning_rates else None
+    found: dict = {"validation_loss": {}}
+    if expected:
+        try:
+            memory.check(expected.peak_memory_bytes, profiles.memory_free(run.hardware.device), run.parameters.force)
+        except ResourceError as error:
+            return {"left_out": str(error)}
+        found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
+    best, model = math.inf, None
     for rate in variant.learning_rates:
         memory.free()
-        with memory.peak(run.hardware.device) as peak:
-            made = trainer(run, variant, rows, rate, name, validation_rows)
-            watch = diagnosis.Diagnosis(variant.stop)
-            made.add_callback(watch)
-            done = training.train(made)
-        found.setdefault("peak_memory_bytes", peak.bytes)
+        try:
+            with memory.peak(run.hardware.device) as peak:
+                made = trainer(run, variant, rows, rate, name, validation_rows)
+                watch = diagnosis.Diagnosis(variant.stop)
+                made.add_callback(watch)
+                done = training.train(made)
+        except ResourceError:
+            raise
+        except NotebookError as error:  # this rate is too high
+            print(error)
+            found["validation_loss"][f"{rate:g}"] = None
+            continue
+        if "seconds" not in found:  # the first alone had the process to itself
+            found |= {"peak_memory_bytes": peak.bytes, "seconds": done.seconds}
+            found |= {"tokens_per_second": done.tokens_per_second}
+            found |= {"dollars": cost.dollars(done.seconds, cost.prices()[run.profile.price].dollars_per_hour)}
         losses = evaluation.held_out_loss(made.model, made.processing_class, validation_rows)
-        found["validation_loss"][f"{rate:g}"] = loss = statistics.fmean(losses)
-        if best is None or loss < best:
+        loss = statistics.fmean(losses)
+        found["validation_loss"][f"{rate:g}"] = loss if math.isfinite(loss) else None
+        if loss < best:
             best, model = loss, made.model
             norms = [float(entry["grad_norm"]) for entry in made.state.log_history if "grad_norm" in entry]
             found |= {"learning_rate": rate, "losses": done.losses, "gradient_norms": norms}
             found |= {"held_out": watch.held_out, "findings": [asdict(finding) for finding in watch.findings]}
-            found |= {"seconds": done.seconds, "tokens_per_second": done.tokens_per_second}
         del made
-    if model is None:
-        model, _ = load(run, variant)
-    else:
-        count, optim = adapters.count(_shape(run), variant.config), variant.settings.get("optim", "adamw_torch_fused")
-        expected = training.expected(run, variant.method, rows, count, optim)
-        found |= {"trained_parameters": models.count_parameters(model)["trainable"]}
-        found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
+    if model is not None:
+        trained = models.count_parameters(model)["trainable"]
+        found |= {"trained_parameters": trained, "trained_share": trained / _shape(run).parameters}
         found |= {"saved_bytes": _save(model, folder)}
-        found |= {"dollars": cost.dollars(found["seconds"], cost.prices()[run.profile.price].dollars_per_hour)}
+    elif variant.learning_rates:
+        raise NotebookError(f"{name}: training broke at every learning rate of {variant.learning_rates}.")
+    else:
+        model, _ = load(run, variant)
     return found | (measure(run, model, test_rows) if test_rows is not None else {})
+
+
+def _expected(run, variant: Variant, rows) -> training.Forecast:
+    """The forecast of a variant: LoRA's, with the number of parameters of its own method."""
+    known = {name: value for name, value in variant.settings.items() if hasattr(run.parameters, name)}
+    count, rank = adapters.count(_shape(run), variant.config), getattr(variant.config, "r", 0)
+    bits = memory.NF4_BYTES if (variant.quantization or {}).get("double_quant", True) else memory.FOUR_BIT_BYTES
+    return training.expected(
+        run.having(**known, lora_rank=rank), variant.method, rows, adapter_parameters=count, four_bit_bytes=bits,
+        optim=variant.settings.get("optim", "adamw_torch_fused"),
+    )  # fmt: skip
 
 
 def stages(run, rows) -> dict[str, dict[str, int]]:
@@ -128,7 +161,8 @@ def stages(run, rows) -> dict[str, dict[str, int]]:
     made = trainer(run, Variant(None, (p.learning_rate,)), rows, p.learning_rate, "stages")
     loaded = memory.held(device)
     batch = made._prepare_inputs(next(iter(made.get_train_dataloader())))
-    with made.compute_loss_context_manager():
+    width = None if run.dtype == "float32" else getattr(torch, run.dtype)
+    with torch.autocast(device, width, enabled=width is not None):
         loss = made.compute_loss(made.model.train(), batch)
     forward = memory.held(device)
     loss.backward()
@@ -136,10 +170,18 @@ def stages(run, rows) -> dict[str, dict[str, int]]:
     backward = memory.held(device)
     made.create_optimizer().step()
     stepped = memory.held(device)
-    plan, dtype = training.count_tokens(run, rows), memory.weights_dtype("full", run.dtype)
-    predicted = memory.predict(_shape(run), "full", run.dtype, plan, device=device, weights_dtype=dtype,
-                               gradient_accumulation_steps=2)  # fmt: skip
-    predicted["activations and logits"] = predicted["activations"] + predicted["logits"]
+    shape, plan, stored = _shape(run), training.count_tokens(run, rows), memory.weights_dtype("full", run.dtype)
+    parts = memory.predict(
+        shape, "full", run.dtype, plan, device=device, weights_dtype=stored, gradient_accumulation_steps=2
+    )
+    weights = shape.parameters * memory.BYTES[stored]
+    logits = plan.largest_batch_labelled_tokens * shape.vocabulary * 8  # and their log-softmax, in float32
+    predicted = {
+        "weights": weights,
+        "activations and logits": parts["weights"] - weights + parts["activations"] + logits,
+        "gradients": parts["gradients"],
+        "optimizer": parts["optimizer"],
+    }
     measured = {"weights": loaded - start, "activations and logits": forward - loaded}
     measured |= {"gradients": backward - loaded, "optimizer": stepped - backward}
     return {part: {"predicted": predicted[part], "measured": found} for part, found in measured.items()}
@@ -168,8 +210,9 @@ def measure(run, model, test_rows) -> dict:
         "scores": {f"{task}.{score}": scored.values(task, score) for task, score in scored.scores},
         "forgetting": forgetting.measure(model, tokenizer, p.eval_batch_size),
     }
+    memory.free()
     base, _ = models.load(p.model_id, run.dtype, run.hardware.device)
-    prompt = test_rows[0]["messages"][:-1]
+    prompt = [{"role": "user", "content": "Hello"}]  # short: the tokens that are written are timed, not those read
     found["latency"] = latency({"base": base, "as it is": model}, tokenizer, prompt)
     if _mergeable(model):
         if getattr(model, "is_loaded_in_4bit", False):  # onto the unquantised base, as it would be served
@@ -199,8 +242,6 @@ def latency(
     A round asks every model once, one after the other, so that a machine that slows down hits all of them alike. A
     first round is not counted.
     """
-    import torch
-
     found: dict[str, list[float]] = {name: [] for name in candidates}
     batch = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     for number in range(rounds + 1):
@@ -216,22 +257,23 @@ def latency(
     return found
 
 
-def combine(run, folders: dict[str, Path], weights: list[float], test_rows) -> dict:
+def combine(run, folders: list[Path], weights: list[float], test_rows, made_by: list[partial]) -> dict:
     """What several saved LoRA adapters do when they are added up: sum of weight x update, exactly (`cat`).
 
     The sum of two adapters of rank r is one of rank 2 r, whose factors are theirs side by side.
+
+    Args:
+        made_by: the jobs that filled the folders; where one of them changes, so does this one.
     """
     from peft import PeftModel
 
     model, _ = models.load(run.parameters.model_id, run.dtype, run.hardware.device)
-    names = [f"adapter_{name}" for name in folders]  # a bare one, such as `parameters`, may be an attribute of modules
-    folders = dict(zip(names, folders.values(), strict=True))
-    model = PeftModel.from_pretrained(model, folders[names[0]], adapter_name=names[0])
-    for name in names[1:]:
-        model.load_adapter(folders[name], adapter_name=name)
+    names = [f"part_{number}" for number in range(len(folders))]
+    model = PeftModel.from_pretrained(model, folders[0], adapter_name=names[0])
+    for name, folder in zip(names[1:], folders[1:], strict=True):
+        model.load_adapter(folder, adapter_name=name)
     model.add_weighted_adapter(names, weights, "default", combination_type="cat")
     model.set_adapter("default")
     for name in names:
         model.delete_adapter(name)
-    found = {"total_parameters": _shape(run).parameters, "saved_bytes": _save(model, None)}
-    return found | measure(run, model, test_rows)
+    return {"saved_bytes": _save(model, None)} | measure(run, model, test_rows)

@@ -1,19 +1,33 @@
 import pytest
 
 from nbhelpers import comparison
-from nbhelpers.errors import ParameterError
-
-
-def test_a_name_with_a_dot_is_refused():
-    with pytest.raises(ParameterError, match=r"with a dot: rank 0\.5"):
-        comparison.figures({"rank 0.5": {}, "untuned": {}}, "untuned")
 
 
 def test_pooled_results_are_the_means_over_seeds_row_by_row():
-    one = {"seconds": 2.0, "scores": {"a": [0.0, 1.0]}, "latency": {"base": [1.0]}, "findings": []}
-    other = {"seconds": 4.0, "scores": {"a": [1.0, 1.0]}, "latency": {"base": [3.0]}, "findings": []}
-    found = comparison.pooled([one, other])
-    assert found == {"seconds": 3.0, "scores": {"a": [0.5, 1.0]}, "latency": {"base": [2.0]}, "findings": []}
+    one, other = result([1.0, 2.0], [1.0, 0.0]), result([3.0, 2.0], [0.0, 0.0])
+    found = comparison.pooled([one | {"seconds": 2.0}, other | {"seconds": 4.0}])
+    assert found["seconds"] == 3.0
+    assert found["held_out_loss"] == [2.0, 2.0]
+    assert found["forgetting"]["facts"] == [0.5, 0.0]
+    assert found["scores"] == {"summary.rouge_l": [0.5, 0.5]}
+    with pytest.raises(ValueError, match="shorter"):
+        comparison.pooled([one, result([1.0], [1.0, 0.0])])
+
+
+def test_what_is_known_no_more_is_lost_and_what_was_gained_is_taken_off():
+    untuned = {"facts": [1.0, 1.0, 0.0, 1.0], "arithmetic": [1.0]}
+    tuned = {"facts": [1.0, 0.0, 1.0, 0.0], "arithmetic": [0.0]}
+    assert comparison.known_lost(tuned, untuned).value == pytest.approx(2 / 5)
+
+
+def test_latency_is_set_beside_the_base_round_by_round():
+    times = {"base": [1.0, 2.0, 1.0], "as it is": [2.0, 4.0, 1.5], "merged": [1.0, 3.0, 3.0]}
+    times["base, again"] = [1.0, 3.0, 2.0]
+    untuned = result([1.0, 2.0], [1.0, 0.0])
+    found = comparison.figures({"untuned": untuned, "LoRA": untuned | {"latency": times}}, "untuned")
+    assert (found["LoRA.latency"].value, found["LoRA.latency"].low, found["LoRA.latency"].high) == (2.0, 1.5, 2.0)
+    assert found["LoRA.latency_merged"].value == 1.0
+    assert "untuned.latency" not in found
 
 
 def result(held_out, right):

@@ -1,15 +1,16 @@
 import json
 import os
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
 import datasets
 import pytest
 from peft import LoraConfig
-from study_jobs import die, fail, note
+from study_jobs import die, fail, here, leave, note, told
 
 from nbhelpers import study
-from nbhelpers.errors import NotebookError
+from nbhelpers.errors import NotebookError, ParameterError
 from nbhelpers.run import repository_root
 
 
@@ -17,7 +18,7 @@ def run(tmp_path, **changes):
     parameters = SimpleNamespace(**{"resume": "auto", "seed": 0, "run_id": "a", "learning_rate": 1e-3} | changes)
     return SimpleNamespace(
         parameters=parameters, folder=tmp_path, manifest={"model_hash": "m", "data_hash": "d"},
-        artifact=lambda role, path: path,
+        artifact=here,
     )  # fmt: skip
 
 
@@ -46,19 +47,41 @@ def test_each_job_runs_in_a_process_of_its_own_and_once(tmp_path, capsys):
     assert "computed before" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"learning_rate": 2e-3}, {"resume": "never"}], ids=lambda changes: next(iter(changes))
-)
-def test_other_parameters_of_the_run_compute_all_jobs_again(changes, tmp_path):
-    study.compute(run(tmp_path), jobs(tmp_path))
-    study.compute(run(tmp_path, **changes), jobs(tmp_path))
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"learning_rate": 2e-3}], ids=lambda changes: next(iter(changes)))
+def test_what_another_run_asked_for_is_computed_again_and_its_name_is_not(changes, tmp_path):
+    for its_run in (run(tmp_path), run(tmp_path, run_id="b"), run(tmp_path, **changes)):
+        study.compute(its_run, {"one": partial(told, tmp_path, "one", its_run)})
+    assert ran(tmp_path) == ["one", "one"]
+
+
+def test_other_seeds_are_other_jobs_of_one_study(tmp_path):
+    work = {f"seed {seed}": partial(told, tmp_path, f"{seed}", run(tmp_path, seed=seed)) for seed in (0, 1)}
+    assert study.compute(run(tmp_path), work) == {"seed 0": {"seed": 0}, "seed 1": {"seed": 1}}
+    study.compute(run(tmp_path), work)
+    assert ran(tmp_path) == ["0", "1"]
+
+
+def test_without_resuming_all_is_computed_again(tmp_path):
+    for resume in ("auto", "auto", "never"):
+        study.compute(run(tmp_path, resume=resume), jobs(tmp_path))
     assert ran(tmp_path) == ["one", "two", "one", "two"]
 
 
-def test_a_name_of_the_run_computes_nothing_again(tmp_path):
-    study.compute(run(tmp_path), jobs(tmp_path))
-    study.compute(run(tmp_path, run_id="b"), jobs(tmp_path))
-    assert ran(tmp_path) == ["one", "two"]
+def test_another_machine_computes_anew(tmp_path):
+    for cores in (2, 2, 4):
+        its_run = run(tmp_path)
+        its_run.manifest["hardware"] = {"cores": cores}
+        study.compute(its_run, jobs(tmp_path))
+    assert ran(tmp_path) == ["one", "two", "one", "two"]
+
+
+def test_files_that_a_job_left_and_that_are_gone_are_made_again(tmp_path):
+    work = {"one": partial(leave, tmp_path, folder=tmp_path / "left")}
+    study.compute(run(tmp_path), work)
+    study.compute(run(tmp_path), work)
+    shutil.rmtree(tmp_path / "left")
+    study.compute(run(tmp_path), work)
+    assert ran(tmp_path) == ["leave", "leave"]
 
 
 def test_only_the_job_whose_arguments_changed_is_computed_again(tmp_path):
@@ -82,15 +105,28 @@ def test_arguments_are_told_apart_by_what_they_say():
         digest(object())
 
 
-def test_a_failed_job_is_named_with_its_reason_and_the_results_before_it_are_kept(tmp_path):
-    work = jobs(tmp_path) | {"three": partial(fail, "no such luck")}
-    with pytest.raises(NotebookError, match=r"fail failed in its process: ValueError: no such luck") as caught:
+def test_a_failed_job_is_named_with_its_reason_and_the_others_are_computed(tmp_path):
+    work = {"bad": partial(fail, "no such luck")} | jobs(tmp_path)
+    with pytest.raises(NotebookError, match="bad: fail failed in its process: ValueError: no such luck") as caught:
         study.compute(run(tmp_path), work)
-    log = tmp_path / "artifacts" / "study" / "three.log"
+    log = next((tmp_path / "artifacts" / "study").glob("bad-*.log"))
     assert str(log) in str(caught.value)
     assert "Traceback" in log.read_text()
+    assert not (tmp_path / "artifacts" / "study.json").exists()
     study.compute(run(tmp_path), jobs(tmp_path))
     assert ran(tmp_path) == ["one", "two"]
+
+
+def test_a_name_with_a_dot_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ParameterError, match=r"with a dot: rank 0\.5"):
+        study.compute(run(tmp_path), jobs(tmp_path) | {"rank 0.5": partial(fail, "no")})
+    assert ran(tmp_path) == []
+
+
+def test_names_in_another_script_have_files_of_their_own():
+    names = ["LoRA, \u6458\u8981 only", "LoRA, \u53c2\u6570 only", "LoRA, only", "lora only"]
+    assert len({study.slug(name) for name in names}) == 4
+    assert all(study.slug(name).isascii() for name in names)
 
 
 def test_a_killed_job_is_told(tmp_path):
@@ -100,7 +136,7 @@ def test_a_killed_job_is_told(tmp_path):
 
 def test_a_result_that_is_half_written_is_computed_again(tmp_path):
     study.compute(run(tmp_path), jobs(tmp_path))
-    path = tmp_path / "artifacts" / "study" / "one.json"
+    path = next((tmp_path / "artifacts" / "study").glob("one-*.json"))
     path.write_text(path.read_text()[:-20])
     study.compute(run(tmp_path), jobs(tmp_path))
     assert ran(tmp_path) == ["one", "two", "one"]
@@ -115,17 +151,17 @@ def test_a_result_that_json_cannot_hold_leaves_nothing_behind(tmp_path):
 
 def test_the_results_of_a_study_come_back_from_its_reference(tmp_path, monkeypatch, capsys):
     work = {"one": partial(note, tmp_path, "one", 1 / 3, scores=[0.123456789, 1.0])}
-    study.compute(run(tmp_path), work)
-    kept = json.loads((tmp_path / "artifacts" / "study.json").read_text())
+    study.compute(run(tmp_path, model_id="m", dataset="d", max_steps=7), work)
+    kept = json.loads((tmp_path / "artifacts" / "study.json").read_text())["results"]
     assert kept["one"]["value"] == 0.333333
     assert kept["one"]["scores"] == [0.123457, 1.0]
     folder = tmp_path / "outputs" / "reference" / "study" / "02"
     folder.mkdir(parents=True)
     (tmp_path / "artifacts" / "study.json").rename(folder / "study.json")
-    manifest = {"started_at": "2026-01-02T03", "resolved": {"model_id": "m", "max_steps": 7}, "dtype": "float32"}
+    manifest = {"started_at": "2026-01-02T03", "resolved": {"max_steps": 14}, "dtype": "float32"}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"hardware": {"cpu": "a CPU", "cores": 2}}))
     monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
     assert study.reference("02") == kept
-    assert "2026-01-02: m, float32, max_steps=7, on a CPU, 2 cores" in capsys.readouterr().out
+    assert "2026-01-02: m on d, 7 steps, None rows a task scored, float32, a CPU, 2 cores" in capsys.readouterr().out
     with pytest.raises(NotebookError, match="study='full'"):
         study.reference("03")

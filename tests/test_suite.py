@@ -333,12 +333,10 @@ def test_the_reference_names_no_machine(executed, tmp_path):
     folder, _, _ = executed
     (folder / "01_a" / "artifacts").mkdir()
     (folder / "01_a" / "artifacts" / "weights").write_text("large")
-    (folder / "01_a" / "artifacts" / "study.json").write_text('{"LoRA": {"seconds": 1.5}}')
     target = tmp_path / "reference"
     assert suite.make_reference(folder, target) == ["01_a"]
     files = {path.name for path in (target / "01_a").iterdir()}
-    assert files == {"metrics.json", "manifest.json", "01_a.ipynb", "code.sha256", "study.json"}
-    assert (target / "01_a" / "study.json").read_text() == '{"LoRA": {"seconds": 1.5}}\n'
+    assert files == {"metrics.json", "manifest.json", "01_a.ipynb", "code.sha256"}
     manifest = json.loads((target / "01_a" / "manifest.json").read_text())
     assert manifest == {"commit": "abc", "resolved": {"files": ["a"], "profile": "cpu"}}
     assert json.loads((target / "01_a" / "metrics.json").read_text())["artifacts"] == {"model": "outputs/m"}
@@ -394,3 +392,16 @@ def test_code_hash_follows_code_and_parameters_only(executed, tmp_path):
         notebook.cells[i].source = kept
     assert suite.code_hash(save()) == before
     assert not suite.reference_is_current(path, tmp_path / "no-reference")
+
+
+def test_a_study_is_copied_where_this_run_made_it(executed, tmp_path):
+    folder, _, _ = executed
+    (folder / "01_a" / "artifacts").mkdir()
+    (folder / "01_a" / "artifacts" / "study.json").write_text('{"LoRA": {"seconds": 1.5}}')
+    suite.make_reference(folder, tmp_path / "earlier")
+    assert not (tmp_path / "earlier" / "01_a" / "study.json").exists(), "it was there before"
+    metrics = json.loads((folder / "01_a" / "metrics.json").read_text())
+    metrics["artifacts"]["study"] = "artifacts/study.json"
+    (folder / "01_a" / "metrics.json").write_text(json.dumps(metrics))
+    suite.make_reference(folder, tmp_path / "own")
+    assert (tmp_path / "own" / "01_a" / "study.json").read_text() == '{"LoRA": {"seconds": 1.5}}\n'

@@ -9,8 +9,9 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig
 
 from nbhelpers import adapters, chat, comparison, evaluation, forgetting, models, variants
-from nbhelpers.errors import ModelError
+from nbhelpers.errors import ModelError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
+from nbhelpers.run import Run
 from nbhelpers.variants import Variant
 
 RATES = (1e-9, 5e-3)  # the first learns nothing
@@ -20,10 +21,8 @@ RATES = (1e-9, 5e-3)  # the first learns nothing
 def run(tmp_path_factory):
     profile = PROFILES["smoke"]
     parameters = SimpleNamespace(**vars(profile) | {"seed": 0, "report_to": "none", "force": False, "max_steps": 4})
-    return SimpleNamespace(
-        parameters=parameters, hardware=Hardware("cpu", 2, 2**34, None, 0, "Linux"), dtype="float32",
-        folder=tmp_path_factory.mktemp("run"), profile=profile,
-    )  # fmt: skip
+    hardware = Hardware("cpu", 2, 2**34, None, 0, "Linux")
+    return Run("test", parameters, profile, hardware, "float32", tmp_path_factory.mktemp("run"), {})
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +83,8 @@ def test_every_variant_reports_the_same_figures(results):
     json.dumps({name: result for name, result in results.items() if name != "folder"}, allow_nan=False)
     for name, result in tuned(results).items():
         assert len(result["losses"]) == len(result["gradient_norms"]) == 4, name
-        assert result["peak_memory_bytes"] >= 0
-        assert result["saved_bytes"] >= 4 * result["trained_parameters"] * (name != "prefix"), name
-        assert result["predicted_peak_memory_bytes"] > 0
+        assert result["saved_bytes"] >= 4 * result["trained_parameters"], name
+        assert result["predicted_peak_memory_bytes"] > 2**20, name
         assert len(result["held_out_loss"]) == 6
 
 
@@ -95,7 +93,6 @@ def test_the_rate_with_the_lower_loss_on_rows_kept_apart_is_scored(results):
     assert losses.keys() == {"1e-09", "0.005"}
     assert losses["0.005"] < losses["1e-09"]
     assert results["LoRA"]["learning_rate"] == 5e-3
-    assert results["LoRA"]["losses"][-1] < results["LoRA"]["losses"][0] + 0.5
     assert results["LoRA"]["held_out_loss"] != results["untuned"]["held_out_loss"]
 
 
@@ -140,10 +137,10 @@ def other(run, rows, tmp_path_factory):
 
 @pytest.mark.parametrize("weights", [[1.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
 def test_combined_adapters_are_the_weighted_sum_of_their_updates(weights, run, rows, results, other, smoke):
-    folders = {"summary": results["folder"] / "LoRA", "parameters": other}
-    found = variants.combine(run, folders, weights, rows.select(range(6, 12)))
+    folders = [results["folder"] / "LoRA", other]
+    found = variants.combine(run, folders, weights, rows.select(range(6, 12)), [])
     by_hand = models.load("smoke", "float32")[0]
-    for weight, folder in zip(weights, folders.values(), strict=True):
+    for weight, folder in zip(weights, folders, strict=True):
         for name, delta in adapters.updates(models.attach("smoke", folder, "float32")[0], {}).items():
             by_hand.get_parameter(name).data += weight * delta
     assert found["saved_bytes"] > 1.9 * results["LoRA"]["saved_bytes"], "the sum has both their ranks"
@@ -184,3 +181,21 @@ def test_where_the_memory_of_a_step_goes_is_measured_beside_the_prediction(run, 
     assert found["optimizer"]["predicted"] == 2 * weights
     assert found["optimizer"]["measured"] == pytest.approx(2 * weights, abs=8 * 2**20)
     assert found.keys() == {"weights", "activations and logits", "gradients", "optimizer"}
+
+
+def test_a_variant_that_would_not_fit_is_left_out_with_the_reason(run, rows, monkeypatch):
+    monkeypatch.setattr(variants.profiles, "memory_free", lambda device: 2**10)
+    found = variants.tune(run, "LoRA", Variant(lora(), RATES), rows, rows.select([0]), rows.select([6, 7]))
+    assert found.keys() == {"left_out"}
+    assert "will not fit" in found["left_out"]
+    probed = {"facts": [1.0], "arithmetic": [0.0], "chat": [2.0], "prose": [3.0]}
+    whole = {"untuned": {"held_out_loss": [1.0], "scores": {}, "forgetting": probed}, "LoRA": found}
+    assert not any(name.startswith("LoRA") for name in comparison.figures(whole, "untuned"))
+
+
+def test_a_rate_that_breaks_training_loses_the_sweep_and_not_the_study(run, rows):
+    found = variants.tune(run, "full", Variant(None, (1e30, 1e-3)), rows, rows.select(range(6)))
+    assert found["validation_loss"]["1e+30"] is None
+    assert found["learning_rate"] == 1e-3
+    with pytest.raises(NotebookError, match="training broke at every learning rate"):
+        variants.tune(run, "full", Variant(None, (1e30,)), rows, rows.select(range(6)))
