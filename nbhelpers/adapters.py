@@ -133,12 +133,12 @@ def count(shape: Shape, config) -> int:
     """How many numbers a method trains in a Llama-like model of this shape, by the formula of its paper.
 
     - LoRA (Hu et al. 2021, section 4.1): r (inputs + outputs) for every adapted matrix, whatever scales it
-      (Kalajdzievski 2023); DoRA (Liu et al. 2024a, section 4.1) one magnitude more for every output.
+      (Kalajdzievski 2023); DoRA (Liu et al. 2024, section 4.1) one magnitude more for every output, as PEFT has it.
     - IA3 (Liu et al. 2022, section 3.3): a factor for every key, every value and every inner activation of the MLP.
     - Prefix tuning (Li and Liang 2021, section 4), without its MLP: v keys and v values in each block.
     - Prompt tuning (Lester et al. 2021, section 2): v embeddings. P-tuning (Liu et al. 2021, section 3.1): v embeddings
       and the network they go through, here three layers with e hidden units.
-    - Bottlenecks (Houlsby et al. 2019, section 2.1): 2 h s + h + s for each.
+    - Bottlenecks (Houlsby et al. 2019, section 2.1): 2 h s + h + s for each; norms, which they train too, stay frozen.
 
     Args:
         config: a PEFT configuration, `Bottlenecks`, or None for full fine-tuning.

@@ -1,6 +1,7 @@
 """Named rules that tell, while a training runs, that it goes wrong: it diverges, stands still, or overfits.
 
-Each rule is a function of the losses so far; `Diagnosis` applies them live. A sound training breaks none of them.
+Each rule is a function of the losses so far; `Diagnosis` applies them live. A sound training breaks none of them: its
+end, where the schedule lets the learning rate fall to nothing, is no plateau.
 """
 
 import math
@@ -68,7 +69,8 @@ class Finding:
 class Diagnosis(TrainerCallback):
     """Applies the rules at every log of a trainer, prints the first finding of each, and may stop the training.
 
-    Held-out losses come from a trainer with `eval_strategy="steps"` (`training.keep_best`).
+    Held-out losses come from a trainer with `eval_strategy="steps"` (`training.keep_best`). A plateau is looked for
+    while the learning rate is at least half of the highest so far.
 
     Args:
         stop: rules at which training ends.
@@ -78,14 +80,17 @@ class Diagnosis(TrainerCallback):
         self.stop, self.findings = stop, []
         self.losses: list[float] = []
         self.held_out: list[float] = []
+        self.rates: list[float] = []
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         logs = logs or {}
-        self.losses += [float(logs["loss"])] if "loss" in logs else []
-        self.held_out += [float(logs["eval_loss"])] if "eval_loss" in logs else []
+        for key, found in (("loss", self.losses), ("eval_loss", self.held_out), ("learning_rate", self.rates)):
+            found += [float(logs[key])] if key in logs else []
         texts = {"divergence": divergence(self.losses)} if "loss" in logs else {}
         if "eval_loss" in logs:
-            texts = {"overfitting": overfitting(self.losses, self.held_out), "plateau": plateau(self.held_out)}
+            texts = {"overfitting": overfitting(self.losses, self.held_out)}
+            if self.rates and self.rates[-1] >= max(self.rates) / 2:
+                texts["plateau"] = plateau(self.held_out)
         for rule, text in texts.items():
             if text and rule not in {finding.rule for finding in self.findings}:
                 self.findings.append(Finding(rule, state.global_step, text))

@@ -57,9 +57,9 @@ def mixed(rows, replayed, share: float, seed: int):
 def fisher(model, rows) -> dict[str, torch.Tensor]:
     """The diagonal of the Fisher information of each trained weight, a labelled token (Kirkpatrick et al. 2017).
 
-    F_i is the mean of (d log p(token) / d w_i)^2. As in the paper the square is taken of the gradient of a whole
-    sequence; the sum over sequences is divided by the number of tokens. With rows that the model itself wrote
-    (`rehearsal`) the expectation is over its own distribution, as the formula wants it.
+    F_i is the mean of (d log p / d w_i)^2 under the model. The square is taken of the gradient of a whole row, and the
+    sum over the rows divided by the number of their labelled tokens. Rows that the model itself wrote (`rehearsal`)
+    stand for its distribution; they were drawn from its likelier tokens, and only those that ended.
 
     Args:
         rows: encoded rows that stand for what must not be forgotten.

@@ -53,10 +53,10 @@ def test_a_plateau_is_neither_a_slow_fall_nor_a_rise():
     assert diagnosis.plateau([2.0, 2.0]) is None
 
 
-def trained(model, tokenizer, rows, tmp_path, stop=(), held_out=None, **settings):  # noqa: F811
+def trained(model, tokenizer, rows, tmp_path, stop=(), held_out=None, schedule="constant", **settings):  # noqa: F811
     every = {"eval_strategy": "steps", "eval_steps": 4} if held_out is not None else {}
     trainer = training.sft_trainer(
-        run(tmp_path, **settings), model, tokenizer, rows, eval_dataset=held_out, **every, lr_scheduler_type="constant"
+        run(tmp_path, **settings), model, tokenizer, rows, eval_dataset=held_out, **every, lr_scheduler_type=schedule
     )
     watch = diagnosis.Diagnosis(stop)
     trainer.add_callback(watch)
@@ -89,16 +89,18 @@ def test_many_passes_over_few_rows_overfit_live(model, tokenizer, rows, tmp_path
     assert len(done.losses) == findings[0].step < 60
 
 
-def test_a_sound_training_is_left_alone_live(model, tokenizer, rows, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_sound_training_is_left_alone_live(schedule, model, tokenizer, rows, tmp_path):  # noqa: F811
     held_out = rows.select(range(30, 40))
     done, findings = trained(
         model, tokenizer, rows.select(range(30)), tmp_path, ("divergence", "overfitting", "plateau"), held_out,
-        max_steps=16, learning_rate=2e-3,
+        schedule, max_steps=20, learning_rate=2e-3,
     )  # fmt: skip
     assert not findings
-    assert len(done.losses) == 16
+    assert len(done.losses) == 20
 
 
 @pytest.mark.parametrize("steps", [1, 7])
 def test_rules_wait_until_there_is_something_to_compare(steps):
-    assert diagnosis.divergence([5.0] * steps) is None
+    assert diagnosis.divergence([2.0**step for step in range(steps)]) is None
+    assert diagnosis.divergence([2.0**step for step in range(8)]) is not None
