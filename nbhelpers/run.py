@@ -64,6 +64,9 @@ LIMITS: dict[str, tuple[float, float] | list[str]] = {
 }
 
 
+FULL_STUDIES = ("02_peft_qlora",)  # the notebooks that have a study beyond the default
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One line of a notebook's `parameters` cell: `name: annotation = default`."""
@@ -280,6 +283,8 @@ class Run:
         if not declared:  # a plain script: every value given counts, typed by itself
             declared = {name: Parameter(name, type(value).__name__, value) for name, value in values.items()}
         checked = check_parameters(declared, injected, values, limits)
+        if checked.get("study") == "full" and notebook not in FULL_STUDIES:
+            raise ParameterError(f"Nothing was started; {notebook} has no study='full', only 'default'.")
         machine = profiles.hardware()
         profile = profiles.choose(checked["profile"], machine)
         presets = dataclasses.asdict(profile)

@@ -157,3 +157,19 @@ def test_spectra_are_relative_to_their_largest():
     assert lines["full"].tolist() == [1.0, 0.5, 0.25]
     assert lines["LoRA"].tolist() == [1.0, 1.0, 0.0]
     assert ax.get_yscale() == "log"
+
+
+def test_the_front_joins_what_no_other_variant_beats_at_both():
+    points = {
+        "cheap": (Metric(1.0), Metric(3.0, 2.5, 3.5)),
+        "good": (Metric(3.0), Metric(1.0, 0.8, 1.2)),
+        "beaten": (Metric(3.0), Metric(2.0)),
+        "middle": (Metric(2.0, 1.5, 2.5), Metric(2.0)),
+    }
+    ax = plots.plot_pareto(points, "cost", "loss")
+    front = ax.lines[0]
+    assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["1 cheap *", "2 good *", "3 beaten", "4 middle *"]
+    assert {text.get_text() for text in ax.texts} == {"1", "2", "3", "4"}
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("cost", "loss")

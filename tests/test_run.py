@@ -205,6 +205,21 @@ def test_all_that_is_wrong_is_reported_at_once_and_nothing_is_written(start, tmp
     assert random.getstate() == before
 
 
+def test_a_full_study_is_refused_where_there_is_none(start, tmp_path):
+    with pytest.raises(ParameterError, match="02_tiny has no study='full'"):
+        start(study="full")
+    assert files(tmp_path) == set()
+
+
+def test_a_run_having_other_values_is_the_same_run_otherwise(start):
+    started = start(max_steps=7)
+    other = started.having(max_steps=3)
+    assert (started.parameters.max_steps, other.parameters.max_steps) == (7, 3)
+    assert (other.folder, other.parameters.seed) == (started.folder, started.parameters.seed)
+    with pytest.raises(ParameterError, match="max_stepz: no parameter of this run"):
+        started.having(max_stepz=3)
+
+
 def test_an_edited_cell_is_left_alone_when_it_runs_again(start, monkeypatch, tmp_path):
     start(injected="max_steps = 7\n")
     edited = CELL.replace("max_steps: int | None = None", "max_steps: int | None = 9") + "extra: int = 3\n"
