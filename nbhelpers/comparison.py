@@ -22,11 +22,11 @@ COLUMNS = {  # figures of a variant: their units, and whether more is better
 def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
     """`"<variant>.<figure>"` -> value; scores, losses and probes with their intervals beside the untuned model's.
 
+    A latency has the median, the lowest and the highest of its rounds. A variant that was left out has no figures.
+
     Args:
         results: variant -> what `tune` or `combine` found.
         untuned: the name of the variant in which nothing was trained.
-
-    A variant that was left out has none.
     """
     found: dict[str, Metric] = {}
     base = results[untuned]
@@ -48,10 +48,8 @@ def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
         for key, mine, theirs in (("latency", "as it is", "base"), ("latency_merged", "merged", "base, again")):
             if mine in times:
                 ratios = [a / b for a, b in zip(times[mine], times[theirs], strict=True)]
-                middle = Metric(statistics.median(ratios), min(ratios), max(ratios), len(ratios), 1.0)
-                found[f"{name}.{key}"] = Metric(
-                    middle.value, middle.low, middle.high, middle.n, 1.0, "times the base's", higher_is_better=False
-                )
+                spread = (statistics.median(ratios), min(ratios), max(ratios), len(ratios))
+                found[f"{name}.{key}"] = Metric(*spread, 1.0, "times the base's", higher_is_better=False)
     return found
 
 
@@ -97,14 +95,16 @@ def differences(by_seed: dict[str, list[dict]], baseline: str) -> dict[str, dict
     `seeds` counts those whose own mean difference has its sign.
     """
     found: dict[str, dict[str, tuple[Metric, int]]] = {}
-    for name in by_seed.keys() - {baseline}:
+    for name in by_seed:
+        if name == baseline:
+            continue
         found[name] = {}
         pairs = [(_by_row(a), _by_row(b)) for a, b in zip(by_seed[name], by_seed[baseline], strict=True)]
         for figure in pairs[0][0]:
             moved = [[x - y for x, y in zip(a[figure], b[figure], strict=True)] for a, b in pairs]
             mean = metrics.estimate([statistics.fmean(values) for values in zip(*moved, strict=True)])
             found[name][figure] = mean, sum(statistics.fmean(values) * mean.value > 0 for values in moved)
-    return {name: found[name] for name in by_seed if name in found}
+    return found
 
 
 def versus(by_seed: dict[str, list[dict]], baseline: str):

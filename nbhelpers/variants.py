@@ -25,7 +25,7 @@ class Variant:
     """One way to train, compared with others at equal rows, steps and seed.
 
     config: what is trained: a PEFT configuration, `adapters.Bottlenecks`, or None for every weight.
-    learning_rates: those to try; the one with the lowest loss on rows kept apart is scored. None: nothing is trained.
+    learning_rates: those to try; the one with the lowest loss on rows kept apart is scored. Empty: nothing is trained.
     quantization: of the frozen weights, as keyword arguments of `models.four_bit`; None: as they are.
     settings: overrides of `training.sft_config`.
     prepare: called with the trainer before it begins, a `partial` of a function that a module defines.
