@@ -16,15 +16,19 @@ LEAST = 0.01  # share of a held-out loss below which a change is none
 
 
 def divergence(losses: list[float], window: int = WINDOW, factor: float = 1.3) -> str | None:
-    """The mean training loss of the last `window` steps is `factor` times the lowest mean before."""
+    """The mean training loss of the last `window` steps is `factor` times the lowest before, or twice the first loss.
+
+    The first loss is that of one batch, hence the wider margin; a rate that breaks the model at once leaves no lower
+    mean behind.
+    """
     if losses and not math.isfinite(losses[-1]):
         return f"the loss is {losses[-1]}"
-    if len(losses) < 2 * window:
+    if len(losses) <= window:
         return None
     means = [statistics.fmean(losses[i : i + window]) for i in range(len(losses) - window + 1)]
-    lowest = min(means[:-window])
-    if means[-1] > factor * lowest:
-        return f"the training loss has risen from {lowest:.2f} to {means[-1]:.2f}"
+    limit, before = min([(2 * losses[0], losses[0])] + [(factor * mean, mean) for mean in means[:-window]])
+    if means[-1] > limit:
+        return f"the training loss has risen from {before:.2f} to {means[-1]:.2f}"
     return None
 
 

@@ -64,7 +64,7 @@ LIMITS: dict[str, tuple[float, float] | list[str]] = {
 }
 
 
-FULL_STUDIES = ("02_peft_qlora",)  # the notebooks that have a study beyond the default
+FULL_STUDIES = ("02_peft_qlora", "03_full_fine_tuning")  # the notebooks that have a study beyond the default
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ def _shape(run) -> memory.Shape:
     return memory.Shape.of(models.fetch(run.parameters.model_id))
 
 
-def tune(run, name: str, variant: Variant, rows, validation_rows, test_rows=None, folder: Path | None = None) -> dict:
+def tune(
+    run, name: str, variant: Variant, rows, validation_rows, test_rows=None, folder: Path | None = None, timed=True
+) -> dict:
     """Train a variant, at each of its learning rates, and measure the best.
 
     Args:
@@ -86,6 +88,7 @@ def tune(run, name: str, variant: Variant, rows, validation_rows, test_rows=None
         validation_rows: encoded rows that choose the learning rate.
         test_rows: encoded rows that are answered and scored; None: the training alone is measured.
         folder: where the adapter is saved; None: nowhere.
+        timed: whether the latency is measured too.
 
     Returns: figures of the training (of the first rate, which had the process to itself, its cost; of the chosen one
     the rest) and what `measure` finds; `left_out` with the reason where it would not fit in memory.
@@ -137,7 +140,7 @@ def tune(run, name: str, variant: Variant, rows, validation_rows, test_rows=None
         raise NotebookError(f"{name}: training broke at every learning rate of {variant.learning_rates}.")
     else:
         model, _ = load(run, variant)
-    return found | (measure(run, model, test_rows) if test_rows is not None else {})
+    return found | (measure(run, model, test_rows, timed) if test_rows is not None else {})
 
 
 def _expected(run, variant: Variant, rows) -> training.Forecast:
@@ -198,8 +201,8 @@ def _save(model, folder: Path | None) -> int:
         return models.folder_bytes(folder)
 
 
-def measure(run, model, test_rows) -> dict:
-    """A tuned model on rows and probes: one value a row, in order. Then its latency, where it can be merged also so."""
+def measure(run, model, test_rows, timed: bool = True) -> dict:
+    """A tuned model on rows and probes: one value a row, in order. `timed`: its latency too, merged where it can be."""
     p = run.parameters
     tokenizer, model = models.load_tokenizer(p.model_id), models.for_inference(model, run.dtype)
     scored = evaluation.evaluate(
@@ -210,6 +213,8 @@ def measure(run, model, test_rows) -> dict:
         "scores": {f"{task}.{score}": scored.values(task, score) for task, score in scored.scores},
         "forgetting": forgetting.measure(model, tokenizer, p.eval_batch_size),
     }
+    if not timed:
+        return found
     memory.free()
     base, _ = models.load(p.model_id, run.dtype, run.hardware.device)
     prompt = [{"role": "user", "content": "Hello"}]  # short: the tokens that are written are timed, not those read
