@@ -33,6 +33,12 @@ def test_divergence_is_seen_soon_after_the_loss_has_turned():
     assert "nan" in diagnosis.divergence([1.0, float("nan")])
 
 
+def test_a_model_that_breaks_at_once_has_diverged_although_no_mean_was_lower():
+    assert diagnosis.divergence([2.3, 8.0, 7.5, 7.2]) is None, "too early to tell"
+    assert "risen from 2.30 to 7.43" in diagnosis.divergence([2.3, 8.0, 7.5, 7.2, 7.0])
+    assert diagnosis.divergence([1.4, 2.6, 2.4, 2.7, 2.3]) is None, "the first batch was an easy one"
+
+
 def test_one_bad_batch_is_no_divergence():
     assert diagnosis.divergence([*SOUND, 3.2]) is None
 

@@ -112,6 +112,13 @@ def test_only_what_can_be_merged_is_timed_merged(results):
             assert {len(times) for times in result["latency"].values()} == {variants.LATENCY_ROUNDS}
 
 
+def test_what_is_not_timed_is_scored_all_the_same(run, rows, results):
+    held_out = rows.select(range(6, 12))
+    found = variants.tune(run, "LoRA", Variant(lora(), RATES[1:]), rows, rows.select(range(6)), held_out, timed=False)
+    assert "latency" not in found
+    assert found["held_out_loss"] == pytest.approx(results["LoRA"]["held_out_loss"])
+
+
 def test_the_table_has_a_row_a_variant_and_intervals(results):
     found = comparison.figures({k: v for k, v in results.items() if k != "folder"}, "untuned")
     table = comparison.table(found)
