@@ -14,9 +14,9 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4: 4 bits a weight, an 8-bit constant a block of 64, a 32-bit one 256 blocks (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 FOUR_BIT_BYTES = (4 + 32 / 64) / 8  # the blocks' constants left in 32 bits
-# On a CPU the C library cannot reuse every freed block for one of another size. Measured: a third of the activations
-# (SmolLM2-135M, LoRA, glibc, a process that has done nothing else; more in one that has generated text before). What
-# lives from step to step finds room there: the peak of full fine-tuning is its weights, optimizer and activations.
+# On a CPU the C library cannot reuse every freed block for one of another size. Measured: a third of the activations,
+# and of four-bit weights what each layer unpacks (SmolLM2-135M, glibc, a process that has done nothing else; more in
+# one that has generated text before).
 CPU_ALLOCATOR_SHARE = 0.35
 ERROR_MARGIN = 0.3  # share by which a prediction may be off; Run refuses only beyond it
 
@@ -159,14 +159,14 @@ def predict(
     elif "8bit" in optim and method == "full":
         head = 0 if shape.tied else shape.head_parameters
         optimizer = int((2 + 8 / 256) * (linear + head) + 2 * 4 * (rest - head))
-    slack = CPU_ALLOCATOR_SHARE * kept - gradients - optimizer if device == "cpu" else 0
+    lost = CPU_ALLOCATOR_SHARE * kept + (width * linear if method == "qlora" else 0) if device == "cpu" else 0
     return {
         "weights": int(weights),
         "adapter": 0 if method == "full" else trained * state_width,
         "gradients": gradients if gradient_accumulation_steps > 1 else max(0, int(gradients - kept)),
         "optimizer": optimizer,
         "activations": int(kept),
-        "allocator": max(0, int(slack)),
+        "allocator": int(lost),
         "logits": plan.largest_batch_labelled_tokens * shape.vocabulary * (2 * width + 3 * 4),  # and their gradients
     }
 

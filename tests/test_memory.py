@@ -120,7 +120,7 @@ def test_predicted_activations_are_what_autograd_keeps(method, dtype, shape, mod
 
 def test_quantisation_shrinks_the_weights_alone(shape):
     plan = memory.Plan(1_000, 100, 512, 50)
-    lora, qlora = (memory.predict(shape, kind, "bfloat16", plan) for kind in ("lora", "qlora"))
+    lora, qlora = (memory.predict(shape, kind, "bfloat16", plan, device="cuda") for kind in ("lora", "qlora"))
     assert qlora["weights"] < lora["weights"]
     assert {part: qlora[part] for part in qlora if part != "weights"} == {p: lora[p] for p in lora if p != "weights"}
 
@@ -148,7 +148,8 @@ def test_checkpointing_keeps_a_small_share_of_the_activations(shape):
 def test_only_a_cpu_pays_for_its_allocator(shape):
     plan = memory.Plan(1_000, 100, 512, 50)
     assert memory.predict(shape, "lora", "bfloat16", plan, device="cuda")["allocator"] == 0
-    assert memory.predict(shape, "lora", "bfloat16", plan)["allocator"] > 0
+    lora, qlora = (memory.predict(shape, kind, "bfloat16", plan)["allocator"] for kind in ("lora", "qlora"))
+    assert 0 < lora < qlora, "four-bit weights are unpacked, layer by layer"
 
 
 def test_refuses_only_beyond_its_error_margin():
