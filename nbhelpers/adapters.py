@@ -170,6 +170,29 @@ def count(shape: Shape, config) -> int:
     raise ModelError(f"There is no formula for what {kind} trains: count it with models.count_parameters.")
 
 
+def kept_width(shape: Shape, config) -> int:
+    """Numbers a token that a method has autograd keep in each block, beyond what the frozen model keeps.
+
+    LoRA: the inputs of the matrices it adapts, shared by q, k and v and by gate and up (o's is kept anyway), and its
+    narrow products. IA3: keys and values before they are scaled, and the input of down. Bottlenecks: their inputs and
+    inner activations, before and after gelu. Virtual tokens: nothing. What DoRA keeps beyond LoRA is not in it.
+
+    Args:
+        config: as for `count`, but not None.
+    """
+    if isinstance(config, Bottlenecks):
+        return sum(shape.linear_layers[name][1] + 2 * config.size for name in config.layers)
+    kind = config.peft_type.value
+    if kind == "IA3":
+        return 2 * shape.key_value_heads * shape.head_size + shape.intermediate_size
+    if kind != "LORA":
+        return 0
+    names = set(shape.linear_layers if isinstance(config.target_modules, str) else config.target_modules)
+    read = [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"down_proj"}]
+    inputs = [shape.linear_layers[min(group)][0] for group in read if group & names]
+    return sum(inputs) + config.r * len(names)
+
+
 class Bottleneck(torch.nn.Module):
     """A frozen linear layer with a bottleneck behind it: y + W_up gelu(W_down y), where y is the layer's output.
 

@@ -110,6 +110,7 @@ def predict(
     gradient_accumulation_steps: int = 1,
     weights_dtype: str | None = None,
     adapter_parameters: int | None = None,
+    adapter_width: int | None = None,
     optim: str = "adamw_torch_fused",
     four_bit_bytes: float = NF4_BYTES,
 ) -> dict[str, int]:
@@ -121,6 +122,8 @@ def predict(
         weights_dtype: what the weights, their gradients and moments are stored in; None: as `dtype`. Where the two
             differ, autocast keeps a copy of each linear layer's weights in `dtype` from its first use in a step on.
         adapter_parameters: numbers that an adapter trains; None: those of a LoRA of `lora_rank`.
+        adapter_width: numbers a token that an adapter has autograd keep in each block (`adapters.kept_width`); None:
+            those of a LoRA of `lora_rank`.
         optim: as transformers calls it. AdamW keeps two moments a number; in eight bits (Dettmers et al. 2022) a byte
             each, with a constant a block of 256 (bitsandbytes), but for the embedding, which transformers leaves in
             float32; Adafactor (Shazeer and Stern 2018) a number a row and a column of a matrix.
@@ -132,10 +135,10 @@ def predict(
 
     The activations are what autograd keeps for the backward pass of a Llama block, counted tensor by tensor. Per token,
     with h and i the hidden and intermediate size, q and v the width of all query and of all value heads: two norms'
-    float32 inputs (8 h bytes); in the compute precision the inputs of q, k and v, and of gate and up (2 h), the queries
-    and the input of o (2 q), keys and values (2 v) and the gated MLP's four products (4 i); a statistic a head and
-    norm. LoRA adds the r-wide product of each adapter (`adapters.in_place_lora`), full fine-tuning the two normalised
-    inputs (2 h).
+    float32 inputs (8 h bytes); in the compute precision the queries and what attention returns (2 q), keys and values
+    (2 v) and three products of the gated MLP (3 i); a statistic a head and norm. Where linear layers are trained, and
+    where LoRA stands beside them, their inputs too (2 h + i); LoRA adds the r-wide product of each adapter
+    (`adapters.in_place_lora`), full fine-tuning the two normalised inputs (2 h).
     """
     width, tokens = BYTES[dtype], plan.largest_batch_tokens
     linear = shape.linear_parameters
@@ -146,11 +149,10 @@ def predict(
     weights = (four_bit_bytes if method == "qlora" else stored + copies) * linear + rest * stored
     trained, state_width = (shape.parameters, stored) if method == "full" else (trained, 4)  # adapters are float32
     h, queries, values = shape.hidden_size, shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
-    own = 2 * h if method == "full" else 7 * lora_rank  # normalised inputs, or each adapter's narrow product
+    own = 2 * h + shape.intermediate_size + (2 * h if method == "full" else 7 * lora_rank)
+    own = own if adapter_width is None else adapter_width
     statistics = 4 * (shape.heads + 2)
-    block = (
-        8 * h + width * (2 * h + 2 * queries + 2 * values + 4 * shape.intermediate_size + own) + statistics
-    ) * tokens
+    block = (8 * h + width * (2 * queries + 2 * values + 3 * shape.intermediate_size + own) + statistics) * tokens
     kept = width * h * tokens * shape.layers + block if gradient_checkpointing else block * shape.layers
     gradients, optimizer = trained * state_width, 2 * trained * state_width
     if optim == "adafactor":

@@ -144,12 +144,13 @@ def tune(
 
 
 def _expected(run, variant: Variant, rows) -> training.Forecast:
-    """The forecast of a variant: LoRA's, with the number of parameters of its own method."""
+    """The forecast of a variant: LoRA's, with what its own method trains and has autograd keep."""
     known = {name: value for name, value in variant.settings.items() if hasattr(run.parameters, name)}
-    count, rank = adapters.count(_shape(run), variant.config), getattr(variant.config, "r", 0)
+    shape, config = _shape(run), variant.config
     bits = memory.NF4_BYTES if (variant.quantization or {}).get("double_quant", True) else memory.FOUR_BIT_BYTES
     return training.expected(
-        run.having(**known, lora_rank=rank), variant.method, rows, adapter_parameters=count, four_bit_bytes=bits,
+        run.having(**known), variant.method, rows, adapter_parameters=adapters.count(shape, config),
+        adapter_width=None if config is None else adapters.kept_width(shape, config), four_bit_bytes=bits,
         optim=variant.settings.get("optim", "adamw_torch_fused"),
     )  # fmt: skip
 

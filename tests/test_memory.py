@@ -3,13 +3,14 @@ import gc
 import psutil
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from saved_tensors import kept
 
 from nbhelpers import adapters, chat, forward, memory, models
 from nbhelpers.errors import ResourceError
 
 MIB = 2**20
+IA3 = ["k_proj", "v_proj", "down_proj"]
 
 
 def test_peak_sees_what_was_allocated_and_freed_within():
@@ -115,6 +116,34 @@ def test_predicted_activations_are_what_autograd_keeps(method, dtype, shape, mod
     plan = memory.Plan(rows * length, rows, rows * length, rows)
     predicted = memory.predict(shape, method, dtype, plan, lora_rank=4)["activations"]
     assert logits.requires_grad
+    assert predicted == pytest.approx(sum(sizes), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("config", "virtual"),
+    [
+        (LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM"), 0),
+        (LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"), 0),
+        (IA3Config(target_modules=IA3, feedforward_modules=IA3[-1:], task_type="CAUSAL_LM"), 0),
+        (adapters.Bottlenecks(16), 0),
+        (PromptTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM"), 16),
+    ],
+    ids=["LoRA, attention", "LoRA", "IA3", "bottlenecks", "prompt tuning"],
+)
+def test_each_adapter_keeps_what_its_formula_says(config, virtual, shape, model):
+    rows, length = 4, 64
+    if isinstance(config, adapters.Bottlenecks):
+        adapters.add_bottlenecks(model, config.size, config.layers)
+        wrapped = model
+    else:
+        wrapped = get_peft_model(model, config)
+    ids = torch.randint(3, 2_000, (rows, length))
+    batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, chat.IGNORE)}
+    with adapters.in_place_lora(wrapped), kept(wrapped) as sizes:
+        forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
+    tokens = rows * (length + virtual)
+    plan, width = memory.Plan(tokens, rows, tokens, rows), adapters.kept_width(shape, config)
+    predicted = memory.predict(shape, "lora", "float32", plan, adapter_width=width)["activations"]
     assert predicted == pytest.approx(sum(sizes), rel=0.05)
 
 
