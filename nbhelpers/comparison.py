@@ -108,7 +108,7 @@ def differences(by_seed: dict[str, list[dict]], baseline: str) -> dict[str, dict
 
 
 def versus(by_seed: dict[str, list[dict]], baseline: str):
-    """`differences` as a `pandas.DataFrame`: a row a variant, a column a figure, `mean [low, high], seeds of seeds`."""
+    """`differences` as a `pandas.DataFrame`: a row a figure, a column a variant, `mean [low, high], seeds of seeds`."""
     import pandas as pd
 
     count = len(by_seed[baseline])
@@ -120,7 +120,7 @@ def versus(by_seed: dict[str, list[dict]], baseline: str):
             }
             for name, by_figure in differences(by_seed, baseline).items()
         }
-    ).T
+    )
 
 
 def table(found: dict[str, Metric]):

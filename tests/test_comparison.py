@@ -50,5 +50,5 @@ def test_variants_are_set_against_one_of_them_row_by_row_and_seed_by_seed():
     assert seeds == 2
     assert found["LoRA"]["chat loss"][0].value == 0
     table = comparison.versus(by_seed, "full")
-    assert table.loc["LoRA", "facts and sums wrong"].startswith("-0.50 [")
-    assert table.loc["LoRA", "facts and sums wrong"].endswith("2 of 2")
+    assert table.loc["facts and sums wrong", "LoRA"].startswith("-0.50 [")
+    assert table.loc["facts and sums wrong", "LoRA"].endswith("2 of 2")
