@@ -15,20 +15,21 @@ PATIENCE = 2  # held-out losses in a row that must agree
 LEAST = 0.01  # share of a held-out loss below which a change is none
 
 
-def divergence(losses: list[float], window: int = WINDOW, factor: float = 1.3) -> str | None:
-    """The mean training loss of the last `window` steps is `factor` times the lowest before, or twice the first loss.
+def divergence(losses: list[float], window: int = WINDOW, factor: float = 2.0) -> str | None:
+    """Each of the last `window` training losses is `factor` times the lowest mean of as many before, or 3 x the first.
 
-    The first loss is that of one batch, hence the wider margin; a rate that breaks the model at once leaves no lower
-    mean behind.
+    Each, because batches differ: a few of a harder kind in a row raise the mean of a sound training. The first loss,
+    because a rate that breaks the model at once leaves no lower mean behind.
     """
     if losses and not math.isfinite(losses[-1]):
         return f"the loss is {losses[-1]}"
     if len(losses) <= window:
         return None
-    means = [statistics.fmean(losses[i : i + window]) for i in range(len(losses) - window + 1)]
-    limit, before = min([(2 * losses[0], losses[0])] + [(factor * mean, mean) for mean in means[:-window]])
-    if means[-1] > limit:
-        return f"the training loss has risen from {before:.2f} to {means[-1]:.2f}"
+    before, recent = losses[:-window], losses[-window:]
+    means = [statistics.fmean(before[i : i + window]) for i in range(len(before) - window + 1)]
+    limit, lowest = min([(3 * losses[0], losses[0])] + [(factor * mean, mean) for mean in means])
+    if min(recent) > limit:
+        return f"the training loss has risen from {lowest:.2f} to {statistics.fmean(recent):.2f}"
     return None
 
 

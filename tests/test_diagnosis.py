@@ -16,19 +16,20 @@ def test_a_sound_training_breaks_no_rule():
         assert diagnosis.plateau(held_out[:end]) is None
 
 
-def test_no_rule_is_broken_by_the_noise_of_batches():
+@pytest.mark.parametrize("spread", [0.2, 0.8])
+def test_no_rule_is_broken_by_the_noise_of_batches(spread):
     rng = np.random.default_rng(0)
     broken = 0
     for _ in range(200):  # losses of a falling mean with the spread that a mixture of tasks has
-        losses = list(2.2 * np.exp(-np.arange(28) / 20) + 0.6 + rng.normal(0, 0.2, 28))
+        losses = list(np.maximum(0.2, 2.2 * np.exp(-np.arange(28) / 20) + 0.6 + rng.normal(0, spread, 28)))
         broken += any(diagnosis.divergence(losses[:end]) for end in range(1, 29))
-    assert broken <= 2
+    assert broken <= 4
 
 
 def test_divergence_is_seen_soon_after_the_loss_has_turned():
     losses = [*SOUND, 2.0, 3.0, 4.0, 6.0, 8.0, 9.0]
     seen = next(end for end in range(1, len(losses) + 1) if diagnosis.divergence(losses[:end]))
-    assert len(SOUND) < seen <= len(SOUND) + 4
+    assert len(SOUND) < seen <= len(SOUND) + 6
     assert "risen from" in diagnosis.divergence(losses[:seen])
     assert "nan" in diagnosis.divergence([1.0, float("nan")])
 
@@ -36,7 +37,8 @@ def test_divergence_is_seen_soon_after_the_loss_has_turned():
 def test_a_model_that_breaks_at_once_has_diverged_although_no_mean_was_lower():
     assert diagnosis.divergence([2.3, 8.0, 7.5, 7.2]) is None, "too early to tell"
     assert "risen from 2.30 to 7.45" in diagnosis.divergence([2.3, 8.0, 7.5, 7.2, 7.1])
-    assert diagnosis.divergence([1.4, 2.6, 2.4, 2.7, 2.3]) is None, "the first batch was an easy one"
+    easy_first = [1.13, 1.91, 2.03, 2.33, 2.32, 2.24, 3.70, 1.43, 1.08]  # a sound training of a mixture of tasks
+    assert not any(diagnosis.divergence(easy_first[:end]) for end in range(1, 10))
 
 
 def test_one_bad_batch_is_no_divergence():
@@ -70,7 +72,7 @@ def trained(model, tokenizer, rows, tmp_path, stop=(), held_out=None, schedule="
 
 
 def test_a_training_that_diverges_is_stopped_live(model, tokenizer, rows, tmp_path, capsys):  # noqa: F811
-    done, findings = trained(model, tokenizer, rows, tmp_path, ("divergence",), max_steps=40, learning_rate=0.3)
+    done, findings = trained(model, tokenizer, rows, tmp_path, ("divergence",), max_steps=40, learning_rate=1.0)
     assert [finding.rule for finding in findings] == ["divergence"]
     assert len(done.losses) == findings[0].step < 40
     assert f"step {findings[0].step}: divergence" in capsys.readouterr().out
@@ -106,7 +108,7 @@ def test_a_sound_training_is_left_alone_live(schedule, model, tokenizer, rows, t
     assert len(done.losses) == 20
 
 
-@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("steps", [1, 4])
 def test_rules_wait_until_there_is_something_to_compare(steps):
     assert diagnosis.divergence([2.0**step for step in range(steps)]) is None
     assert diagnosis.divergence([2.0**step for step in range(8)]) is not None
