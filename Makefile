@@ -3,7 +3,7 @@
 # Each makes .venv and installs into it on first use. PYTHON, TORCH_INDEX, PROFILE, RUN_ID and ARGS can be set:
 #   make run PROFILE=smoke        make test ARGS="tests/test_chat.py -k mask"
 #   make bench                  how fast training, evaluation and cleaning are, beside their peers (about an hour)
-#   make study                  every method and ablation, for the reference that the notebooks show (over an hour)
+#   make study                  every variant of the studies, for the reference that the notebooks show (hours)
 #   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu      torch without CUDA, on Linux
 
 PYTHON ?= python3
