@@ -16,14 +16,14 @@ def test_a_sound_training_breaks_no_rule():
         assert diagnosis.plateau(held_out[:end]) is None
 
 
-@pytest.mark.parametrize("spread", [0.2, 0.8])
-def test_no_rule_is_broken_by_the_noise_of_batches(spread):
+@pytest.mark.parametrize(("spread", "most"), [(0.2, 0), (0.4, 0), (0.8, 4)])
+def test_no_rule_is_broken_by_the_noise_of_batches(spread, most):
     rng = np.random.default_rng(0)
     broken = 0
     for _ in range(200):  # losses of a falling mean with the spread that a mixture of tasks has
         losses = list(np.maximum(0.2, 2.2 * np.exp(-np.arange(28) / 20) + 0.6 + rng.normal(0, spread, 28)))
         broken += any(diagnosis.divergence(losses[:end]) for end in range(1, 29))
-    assert broken <= 4
+    assert broken <= most
 
 
 def test_divergence_is_seen_soon_after_the_loss_has_turned():
