@@ -8,7 +8,9 @@ belong to; the newest checkpoint with an unbroken seal is the one to go on from.
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,3 +165,17 @@ class Keeper(TrainerCallback):
                 if old.name != Path(state.best_model_checkpoint or "").name:
                     shutil.rmtree(old)
         self.saved = time.perf_counter()
+
+
+class _Kill(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows ends a process by either
+
+
+def kill_after(trainer, step: int) -> None:
+    """Have the process of a trainer killed outright after a step, before its checkpoint: a disconnect, on purpose."""
+    trainer.add_callback(_Kill(step))

@@ -40,18 +40,30 @@ def rehearsal(
     return datasets.Dataset.from_list(encoded).select_columns(["input_ids", "labels"])
 
 
-def mixed(rows, replayed, share: float, seed: int):
-    """`rows` with `share` of the result rows that are replayed, repeated as often as it takes, shuffled.
+def mixed(rows, replayed, share: float, seed: int, of: str = "rows"):
+    """`rows` and what is replayed with them, repeated as often as it takes, shuffled.
+
+    Args:
+        share: of the result that is replayed, from 0 up to, not including, 1.
+        of: what is counted: `rows`, or labelled `tokens`, by which a long answer weighs more than a short one.
 
     Raises:
-        ParameterError: the share is not from 0 up to, not including, 1, or there is nothing to replay.
+        ParameterError: the share is out of its range, there is nothing to replay, or `of` is something else.
     """
-    if not 0 <= share < 1 or not len(replayed):
+    if of not in ("rows", "tokens"):
+        raise ParameterError(f"of={of!r} is neither 'rows' nor 'tokens'.")
+    own, weights, again = rows.select_columns(["input_ids", "labels"]), _weights(replayed, of), []
+    if not 0 <= share < 1 or not any(weights):
         raise ParameterError(f"share={share} of {len(replayed)} replayed rows: give 0 <= share < 1 and rows to replay.")
-    own = rows.select_columns(["input_ids", "labels"])
-    wanted = round(len(own) * share / (1 - share))
-    again = replayed.select([i % len(replayed) for i in range(wanted)])
-    return datasets.concatenate_datasets([own, again]).shuffle(seed=seed)
+    left = sum(_weights(own, of)) * share / (1 - share)
+    while (weight := weights[len(again) % len(weights)]) <= 2 * left:  # to the nearest row
+        again.append(len(again) % len(weights))
+        left -= weight
+    return datasets.concatenate_datasets([own, replayed.select(again)]).shuffle(seed=seed)
+
+
+def _weights(rows, of: str) -> list[int]:
+    return [1 if of == "rows" else sum(label != chat.IGNORE for label in labels) for labels in rows["labels"]]
 
 
 def fisher(model, rows) -> dict[str, torch.Tensor]:

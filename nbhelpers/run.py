@@ -63,7 +63,7 @@ LIMITS: dict[str, tuple[float, float] | list[str]] = {
     "model_rows": (4, 10_000),
 }
 
-
+BOOKKEEPING = {"run_id", "output_dir", "resume", "force", "report_to", "study"}  # parameters that change no result
 FULL_STUDIES = ("02_peft_qlora", "03_full_fine_tuning")  # the notebooks that have a study beyond the default
 
 
@@ -337,9 +337,8 @@ class Run:
     @property
     def is_default(self) -> bool:
         """Whether this is the profile's own run: nothing that changes a result was set by the user."""
-        bookkeeping = ("profile", "run_id", "output_dir", "resume", "force", "report_to")
-        declared = self.manifest["declared"]
-        return all(self.manifest["parameters"][name] == declared[name] for name in declared if name not in bookkeeping)
+        declared, given = self.manifest["declared"], self.manifest["parameters"]
+        return all(given[name] == declared[name] for name in declared.keys() - BOOKKEEPING - {"profile"})
 
     def having(self, **values: Any) -> "Run":
         """The same run with other values of some parameters, for a part of the notebook that needs them."""

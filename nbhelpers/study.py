@@ -15,22 +15,24 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.errors import NotebookError, ParameterError
 from nbhelpers.report import duration, read_json
-from nbhelpers.run import repository_root, write_json
+from nbhelpers.run import BOOKKEEPING, repository_root, write_json
 
-BOOKKEEPING = {"run_id", "output_dir", "resume", "force", "report_to", "study"}  # parameters that change no result
+JOB_BYTES = 8 * 2**30  # memory that a machine should have for each job at a time
 
 
-def call(job: partial, log: Path) -> Any:
+def call(job: partial, log: Path, threads: int | None = None) -> Any:
     """What a job returns, computed in a fresh process: `job` is a `partial` of a function that a module defines.
 
     Args:
         log: where the process writes what it prints; its last line is quoted where the process fails.
+        threads: how many it computes with; None: as many as there are cores.
 
     Raises:
         NotebookError: the process ended with an exception or by a signal.
@@ -40,6 +42,7 @@ def call(job: partial, log: Path) -> Any:
     answer = log.with_suffix(".pickle")
     search_path = os.pathsep.join(filter(None, (str(repository_root()), os.environ.get("PYTHONPATH"))))
     command, environment = [sys.executable, "-m", "nbhelpers.study", str(answer)], {"PYTHONPATH": search_path}
+    environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     with open(log, "wb") as stream:
         done = subprocess.run(
             command, input=pickle.dumps(job), stdout=stream, stderr=stream, env=os.environ | environment
@@ -58,12 +61,22 @@ def call(job: partial, log: Path) -> Any:
         answer.unlink()
 
 
+def at_once(hardware) -> int:
+    """How many jobs run at a time: without a GPU one a core, and one for every 8 GiB; with a GPU one.
+
+    Two trainings with a core each do more than two trainings one after the other with two: what does not run in
+    parallel, from imports to the writing of answers, is a good part of a short job.
+    """
+    return 1 if hardware.gpu else max(1, min(hardware.cores, hardware.memory // JOB_BYTES))
+
+
 def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
     """The result of every job by name, in order: those computed before from the same inputs are read, others computed.
 
-    Results lie in the run's folder as `artifacts/study/<name>.json`, with a hash of what they were computed from: the
-    job's function, its module's code and its arguments, model, data, library versions and machine. `resume="never"`
-    computes all. All of them together are the artefact `study`, one file.
+    `at_once` of them run at a time and share the cores evenly; a job that has another among its arguments waits for
+    it. Results lie in the run's folder as `artifacts/study/<name>.json`, with a hash of what they were computed from:
+    the job's function, its module's code and its arguments, model, data, library versions and machine.
+    `resume="never"` computes all. All of them together are the artefact `study`, one file.
 
     Args:
         jobs: name -> `partial(function, ...)`; the function returns what JSON can hold. An argument `folder` is where
@@ -75,35 +88,59 @@ def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
     """
     if dotted := [name for name in jobs if "." in name]:
         raise ParameterError(f"Names with a dot: {', '.join(dotted)}. Write them without.")
-    found: dict[str, dict] = {}
-    seconds: list[float] = []
+    folder, together = run.folder / "artifacts" / "study", at_once(run.hardware)
+    threads = max(1, run.hardware.cores // together) if together > 1 else None
+    if threads:
+        print(f"{together} jobs at a time, {threads} of {run.hardware.cores} cores each")
+    took: list[float] = []
     failures: list[str] = []
-    folder = run.folder / "artifacts" / "study"
-    for number, (name, job) in enumerate(jobs.items(), 1):
-        path, inputs = folder / f"{slug(name)}.json", _digest(run, job)
-        kept = read_json(path) if run.parameters.resume == "auto" and _files_are_there(job) else None
-        if not kept or kept.get("inputs") != inputs:
-            start = time.perf_counter()
-            try:
-                result = call(job, path.with_suffix(".log"))
-            except NotebookError as error:
-                failures.append(f"{name}: {error}")
-                print(f"{number}/{len(jobs)}  {name:32} FAILED", flush=True)
-                continue
-            seconds.append(time.perf_counter() - start)
-            kept = {"schema": 1, "inputs": inputs, "seconds": round(seconds[-1], 1), "result": result}
-            write_json(path, kept)
-            left = (len(jobs) - number) * sum(seconds) / len(seconds)
-            print(f"{number}/{len(jobs)}  {name:32} {duration(seconds[-1])}, about {duration(left)} to go", flush=True)
-        else:
-            print(f"{number}/{len(jobs)}  {name:32} computed before", flush=True)
-        found[name] = kept["result"]
+    done: dict[Future, str] = {}
+    with ThreadPoolExecutor(together) as pool:
+        for name, job in jobs.items():  # in order: what a job waits for has begun before it
+            needed = [future for future, other in done.items() if _takes(job, jobs[other])]
+            done[pool.submit(_result, run, job, folder / f"{slug(name)}.json", threads, needed)] = name
+        try:
+            for number, future in enumerate(as_completed(done), 1):
+                how = "computed before"
+                try:
+                    if seconds := future.result()["seconds"]:
+                        took.append(seconds)
+                        left = (len(jobs) - number) * sum(took) / len(took) / together
+                        how = f"{duration(seconds)}, about {duration(left)} to go"
+                except NotebookError as error:
+                    failures.append(f"{done[future]}: {error}")
+                    how = "FAILED"
+                print(f"{number}/{len(jobs)}  {done[future]:32} {how}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failures:
         raise NotebookError("Jobs failed:\n  - " + "\n  - ".join(failures))
+    found = {name: future.result()["result"] for future, name in done.items()}
     facts = {name: getattr(run.parameters, name, None) for name in ("model_id", "dataset", "max_steps", "eval_rows")}
     content = {"schema": 1, "facts": facts, "results": _rounded(found)}
     write_json(run.artifact("study", folder.with_suffix(".json")), content, indent=None)
     return found
+
+
+def _result(run, job: partial, path: Path, threads: int | None, needed: list[Future]) -> dict:
+    """`result` of a job and the `seconds` it took, None where it was computed before from the same inputs."""
+    wait(needed)
+    inputs = _digest(run, job)
+    kept = read_json(path) if run.parameters.resume == "auto" and _files_are_there(job) else None
+    if kept and kept.get("inputs") == inputs:
+        return kept | {"seconds": None}
+    start = time.perf_counter()
+    result = call(job, path.with_suffix(".log"), threads)
+    made = {"schema": 1, "inputs": inputs, "seconds": round(time.perf_counter() - start, 1), "result": result}
+    write_json(path, made)
+    return made
+
+
+def _takes(job: partial, other: partial) -> bool:
+    """Whether one job has another among its arguments, by itself or in a list."""
+    given = [*job.args, *job.keywords.values()]
+    return any(other is part for value in given for part in (value if isinstance(value, list | tuple) else [value]))
 
 
 def _files_are_there(job: partial) -> bool:

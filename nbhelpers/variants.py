@@ -17,7 +17,7 @@ import torch
 from nbhelpers import adapters, cost, diagnosis, evaluation, forgetting, memory, models, profiles, training
 from nbhelpers.errors import ModelError, NotebookError, ResourceError
 
-LATENCY_ROUNDS, LATENCY_TOKENS = 5, 16
+LATENCY_ROUNDS, LATENCY_TOKENS = 9, 16
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 
 def note(folder, name, value, **more):
@@ -25,11 +26,29 @@ def told(folder, name, run):
     return {"seed": run.parameters.seed}
 
 
-def leave(where, folder):
-    """A job that leaves a file in its `folder`."""
+def leave(where, folder, seconds=0.0):
+    """A job that leaves a file in its `folder`, after a while."""
+    time.sleep(seconds)
     folder.mkdir(exist_ok=True)
     (folder / "file").write_text("x")
     return note(where, "leave", 1)
+
+
+def meet(folder, name, other):
+    """A job that ends only once another has begun; tells how many threads it was given."""
+    note(folder, name, 0)
+    end = time.monotonic() + 60
+    while other not in (folder / "ran.txt").read_text().split():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{other} did not begin")
+        time.sleep(0.01)
+    return {"threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def after(folder, name, earlier):
+    """A job that needs the file of others."""
+    there = [(part.keywords["folder"] / "file").exists() for part in earlier]
+    return note(folder, name, there)
 
 
 def here(role, path):

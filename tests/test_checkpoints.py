@@ -1,7 +1,6 @@
 """Checkpoints: damage is named and stepped over, a kill loses nothing but the steps since, and nothing is restarted."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -49,20 +48,9 @@ def trainer_of(folder: Path, adapter: str, **overrides):
     return training.sft_trainer(run, model, tokenizer, rows, lora, eval_dataset=rows.select(range(4)), **overrides)
 
 
-class KillAt(TrainerCallback):
-    """SIGKILL to the own process: no handler, no flush, no farewell."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def train_and_die(folder: str, adapter: str, step: str) -> None:
     trainer = trainer_of(Path(folder), adapter)
-    trainer.add_callback(KillAt(int(step)))
+    checkpoints.kill_after(trainer, int(step))
     training.train(trainer)
 
 

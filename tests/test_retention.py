@@ -55,6 +55,24 @@ def test_replayed_rows_have_their_share(share):
     assert set(replayed) == (set(range(7)) if share else set())
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.5])
+def test_replayed_tokens_have_their_share(share):
+    new = datasets.Dataset.from_list([{"input_ids": [i] * 9, "labels": [-100] * 6 + [i] * 3} for i in range(90)])
+    old = datasets.Dataset.from_list([{"input_ids": [1_000] * n, "labels": [-100] + [7] * (n - 1)} for n in (8, 20, 5)])
+    found = retention.mixed(new, old, share, seed=0, of="tokens")
+    labelled = {True: 0, False: 0}
+    for row in found:
+        labelled[row["input_ids"][0] == 1_000] += sum(label != -100 for label in row["labels"])
+    assert labelled[False] == 270, "no new row is lost"
+    assert labelled[True] == pytest.approx(270 * share / (1 - share), abs=19 / 2), "to the nearest row"
+
+
+def test_a_share_of_something_else_is_refused():
+    new = datasets.Dataset.from_list([{"input_ids": [1], "labels": [1]}])
+    with pytest.raises(ParameterError, match="of='words' is neither"):
+        retention.mixed(new, new, 0.1, 0, of="words")
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_cannot_be_is_refused(share):
     new = datasets.Dataset.from_list([{"input_ids": [1], "labels": [1]}])

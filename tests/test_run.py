@@ -220,6 +220,21 @@ def test_a_run_having_other_values_is_the_same_run_otherwise(start):
         started.having(max_stepz=3)
 
 
+@pytest.mark.parametrize(
+    ("given", "default"),
+    [
+        ({}, True),
+        ({"study": "full"}, True),  # adds to the results and changes none
+        ({"run_id": "a", "force": True, "profile": "smoke"}, True),
+        ({"seed": 1}, False),
+        ({"max_steps": 7}, False),
+    ],
+    ids=str,
+)
+def test_a_run_is_the_default_until_something_that_changes_a_result_is_set(given, default, start):
+    assert start("02_peft_qlora", **given).is_default is default
+
+
 def test_an_edited_cell_is_left_alone_when_it_runs_again(start, monkeypatch, tmp_path):
     start(injected="max_steps = 7\n")
     edited = CELL.replace("max_steps: int | None = None", "max_steps: int | None = 9") + "extra: int = 3\n"

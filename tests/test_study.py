@@ -7,17 +7,19 @@ from types import SimpleNamespace
 import datasets
 import pytest
 from peft import LoraConfig
-from study_jobs import die, fail, here, leave, note, told
+from study_jobs import after, die, fail, here, leave, meet, note, told
 
 from nbhelpers import study
 from nbhelpers.errors import NotebookError, ParameterError
 from nbhelpers.run import repository_root
 
+ONE, TWO = (SimpleNamespace(gpu=None, cores=cores, memory=32 * 2**30) for cores in (1, 2))
 
-def run(tmp_path, **changes):
+
+def run(tmp_path, hardware=ONE, **changes):
     parameters = SimpleNamespace(**{"resume": "auto", "seed": 0, "run_id": "a", "learning_rate": 1e-3} | changes)
     return SimpleNamespace(
-        parameters=parameters, folder=tmp_path, manifest={"model_hash": "m", "data_hash": "d"},
+        parameters=parameters, folder=tmp_path, hardware=hardware, manifest={"model_hash": "m", "data_hash": "d"},
         artifact=here,
     )  # fmt: skip
 
@@ -45,6 +47,33 @@ def test_each_job_runs_in_a_process_of_its_own_and_once(tmp_path, capsys):
     assert study.compute(run(tmp_path), jobs(tmp_path)) == first
     assert ran(tmp_path) == ["one", "two"]
     assert "computed before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cores", "gib", "gpu", "expected"),
+    [(2, 24, None, 2), (2, 12, None, 1), (1, 64, None, 1), (2, 4, None, 1), (16, 64, None, 8), (16, 64, "A100", 1)],
+)
+def test_as_many_jobs_at_a_time_as_cores_and_memory_allow(cores, gib, gpu, expected):
+    assert study.at_once(SimpleNamespace(cores=cores, memory=gib * 2**30, gpu=gpu)) == expected
+
+
+def test_two_jobs_at_a_time_share_the_cores(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    work = {name: partial(meet, tmp_path, name, other) for name, other in (("one", "two"), ("two", "one"))}
+    four = SimpleNamespace(gpu=None, cores=4, memory=16 * 2**30)
+    assert study.compute(run(tmp_path, four), work) == {name: {"threads": "2"} for name in work}
+    assert "2 jobs at a time, 2 of 4 cores each" in capsys.readouterr().out
+    alone = study.compute(run(tmp_path), {"alone": partial(meet, tmp_path, "alone", "alone")})
+    assert alone == {"alone": {"threads": None}}, "a job that runs alone has all cores"
+
+
+def test_results_keep_the_order_of_the_jobs_and_what_needs_another_waits_for_it(tmp_path):
+    slow = {f"part {n}": partial(leave, tmp_path, folder=tmp_path / f"left {n}", seconds=n) for n in (2, 0)}
+    work = slow | {"sum": partial(after, tmp_path, "sum", list(slow.values()))}
+    found = study.compute(run(tmp_path, TWO), work)
+    assert list(found) == ["part 2", "part 0", "sum"]
+    assert found["sum"]["value"] == [True, True]
+    assert ran(tmp_path) == ["leave", "leave", "sum"]
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"learning_rate": 2e-3}], ids=lambda changes: next(iter(changes)))
@@ -105,16 +134,17 @@ def test_arguments_are_told_apart_by_what_they_say():
         digest(object())
 
 
-def test_a_failed_job_is_named_with_its_reason_and_the_others_are_computed(tmp_path):
+@pytest.mark.parametrize("hardware", [ONE, TWO], ids=["one at a time", "two"])
+def test_a_failed_job_is_named_with_its_reason_and_the_others_are_computed(hardware, tmp_path):
     work = {"bad": partial(fail, "no such luck")} | jobs(tmp_path)
     with pytest.raises(NotebookError, match="bad: fail failed in its process: ValueError: no such luck") as caught:
-        study.compute(run(tmp_path), work)
+        study.compute(run(tmp_path, hardware), work)
     log = next((tmp_path / "artifacts" / "study").glob("bad-*.log"))
     assert str(log) in str(caught.value)
     assert "Traceback" in log.read_text()
     assert not (tmp_path / "artifacts" / "study.json").exists()
-    study.compute(run(tmp_path), jobs(tmp_path))
-    assert ran(tmp_path) == ["one", "two"]
+    study.compute(run(tmp_path, hardware), jobs(tmp_path))
+    assert sorted(ran(tmp_path)) == ["one", "two"]
 
 
 def test_a_name_with_a_dot_is_refused_before_anything_runs(tmp_path):
