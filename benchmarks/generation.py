@@ -15,7 +15,7 @@ import time
 import common
 import torch
 
-from nbhelpers import chat, evaluation, models, profiles, sources
+from nbhelpers import chat, evaluation, models, profiles, sources, templates
 
 MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 50, 48, 50
 
@@ -34,7 +34,7 @@ def main() -> None:
         return [row["messages"][:-1] for row in rows]
 
     def padded(prompts: list[list[dict]]) -> list[evaluation.Answer]:
-        rendered = [chat.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
+        rendered = [templates.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
         ids = tokenizer(rendered, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
         with torch.inference_mode():
             output = model.generate(**ids.to(model.device), max_new_tokens=NEW_TOKENS, do_sample=False,

@@ -10,7 +10,8 @@ import itertools
 import json
 from dataclasses import dataclass
 
-from nbhelpers.errors import AuditError, DataError, ModelError
+from nbhelpers import templates
+from nbhelpers.errors import AuditError, DataError
 
 IGNORE = -100  # the label that the loss leaves out
 _WIDTHLESS = frozenset("\u00ad\u200b\u200c\u200d\u2060\ufeff")
@@ -155,37 +156,17 @@ def check_messages(messages, weights: bool = False) -> list[dict]:
     return out
 
 
-def render(messages: list[dict], tokenizer, add_generation_prompt: bool = False) -> str:
-    """The text that the tokenizer's chat template makes of the messages. Raises ModelError where it has no template."""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so nobody knows how it "
-            "writes a conversation. Take the instruction-tuned variant of the model, or set tokenizer.chat_template "
-            "to the template you will also serve it with."
-        )
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-
-
 def encode(messages: list[dict], tokenizer) -> dict[str, list[int]]:
     """`{"input_ids", "labels"}`, both of length n: the rendered conversation, labelled where the assistant speaks.
 
-    A label is the token itself for every assistant turn and its end token, and -100 elsewhere. What stands before
-    an assistant turn must be exactly what a server would render to ask for it; a template that rewrites history,
-    or a token that reaches from the prompt into the answer, raises AuditError, because the model would be trained on
-    prompts that it never sees again.
+    A label is the token itself for every assistant turn and its end token, and -100 elsewhere.
+
+    Raises:
+        AuditError: the template rewrites a prompt once its answer follows, or a token reaches from the prompt into the
+            answer: the model would be trained on prompts that it never sees again.
+        DataError: the template refuses the conversation.
     """
-    text = render(messages, tokenizer)
-    spans = []
-    for i, turn in enumerate(messages):
-        if turn["role"] == "assistant":
-            asked = render(messages[:i], tokenizer, add_generation_prompt=True)
-            answered = render(messages[: i + 1], tokenizer)
-            if not answered.startswith(asked) or not text.startswith(answered):
-                raise AuditError(
-                    f"The template renders the prompt of turn {i} differently when its answer follows. Training and "
-                    "inference would see different prompts: use the model's training-safe template."
-                )
-            spans.append((len(asked), len(answered)))
+    text, spans = templates.answers(messages, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     for start, _ in spans:
         if any(begin < start < end for begin, end in encoded["offset_mapping"]):
@@ -199,6 +180,15 @@ def encode(messages: list[dict], tokenizer) -> dict[str, list[int]]:
         for token, (begin, _) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     ]
     return {"input_ids": encoded["input_ids"], "labels": labels}
+
+
+def _refuse_forged(messages: list[dict], tokenizer, signs: list[str]) -> None:
+    for i, turn in enumerate(messages):
+        if found := templates.forged(turn["content"], tokenizer, signs):
+            raise AuditError(
+                f"turn {i} ({turn['role']}) contains {', '.join(found)}, which the model reads as a border of turns: "
+                "what follows would speak in another's name. Remove the row, or write the text with templates.defuse."
+            )
 
 
 @dataclass(frozen=True)
@@ -223,16 +213,18 @@ def encode_rows(rows, tokenizer, max_length: int) -> Encoded:
 
     Raises:
         DataError: there is no row, or not one fits; names the length of the shortest.
-        AuditError: as `encode`, with the row's number, counted from 1.
+        AuditError: as `encode`, or a text that would begin or end a turn (`templates.forged`); with the row's `id`, or
+            its number from 1.
     """
     import datasets
 
-    encoded = []
+    encoded, signs = [], templates.markers(tokenizer)
     for number, row in enumerate(rows, 1):
         try:
+            _refuse_forged(row["messages"], tokenizer, signs)
             encoded.append(row | encode(row["messages"], tokenizer))
-        except AuditError as error:
-            raise AuditError(f"Row {row.get('id', number)}: {error}") from None
+        except (AuditError, DataError) as error:
+            raise type(error)(f"Row {row.get('id', number)}: {error}") from None
     if not encoded:
         raise DataError("There is no row to encode.")
     lengths = [len(row["input_ids"]) for row in encoded]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nbhelpers import adapters, chat, forward, metrics
+from nbhelpers import adapters, chat, forward, metrics, templates
 from nbhelpers.errors import AuditError
 
 
@@ -47,7 +47,7 @@ def generate(
     sampling = {"do_sample": False}
     if temperature:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": 0.9, "top_k": 0}
-    texts = [chat.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
+    texts = [templates.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
     stops = sorted(chat.stop_token_ids(tokenizer, model))

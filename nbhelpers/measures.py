@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from nbhelpers import chat
+from nbhelpers import chat, templates
 from nbhelpers.errors import DataError, ParameterError
 
 GROUPS = {
@@ -333,7 +333,7 @@ def token_lengths(rows, tokenizer, batch_size: int = 1_000):
     """
     import numpy as np
 
-    texts = [row["text"] if "text" in row else chat.render(row["messages"], tokenizer) for row in rows]
+    texts = [row["text"] if "text" in row else templates.render(row["messages"], tokenizer) for row in rows]
     lengths = []
     for begin in range(0, len(texts), batch_size):
         batch = tokenizer(texts[begin : begin + batch_size], add_special_tokens=False, verbose=False)["input_ids"]

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from nbhelpers import memory
+from nbhelpers import memory, templates
 from nbhelpers.errors import ModelError
 from nbhelpers.run import sha256_of
 from nbhelpers.sources import cache_folder, explain_hub_error
@@ -212,7 +212,10 @@ def four_bit(dtype: str, quant_type: str = "nf4", double_quant: bool = True):
 
 
 def load_tokenizer(model_id: str, revision: str | None = None):
-    """The tokenizer alone, with a padding token. Raises ModelError as `load`."""
+    """The tokenizer alone, with a padding token and a chat template that can be trained on (`make_trainable`).
+
+    Raises ModelError as `load`.
+    """
     from transformers import AutoTokenizer
 
     folder = fetch(model_id, revision)
@@ -222,6 +225,8 @@ def load_tokenizer(model_id: str, revision: str | None = None):
         raise ModelError(f"The tokenizer of {model_id} could not be loaded: {_reason(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if said := templates.make_trainable(tokenizer):
+        print(said)
     return tokenizer
 
 

@@ -3,6 +3,7 @@
 import json
 
 import datasets
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
@@ -40,30 +41,26 @@ def rehearsal(
     return datasets.Dataset.from_list(encoded).select_columns(["input_ids", "labels"])
 
 
-def mixed(rows, replayed, share: float, seed: int, of: str = "rows"):
-    """`rows` and what is replayed with them, repeated as often as it takes, shuffled.
+def rehearse(trainer, rows, share: float) -> None:
+    """Put replayed rows in the place of a share of those that a trainer will read, at random by its seed.
+
+    All others stay where they were, so that a training with replay and one without differ in nothing else.
 
     Args:
-        share: of the result that is replayed, from 0 up to, not including, 1.
-        of: what is counted: `rows`, or labelled `tokens`, by which a long answer weighs more than a short one.
+        rows: encoded, what is replayed; repeated where there are too few.
+        share: of the rows, from 0 up to, not including, 1.
 
     Raises:
-        ParameterError: the share is out of its range, there is nothing to replay, or `of` is something else.
+        ParameterError: the share is out of its range, or there is nothing to replay.
     """
-    if of not in ("rows", "tokens"):
-        raise ParameterError(f"of={of!r} is neither 'rows' nor 'tokens'.")
-    own, weights, again = rows.select_columns(["input_ids", "labels"]), _weights(replayed, of), []
-    if not 0 <= share < 1 or not any(weights):
-        raise ParameterError(f"share={share} of {len(replayed)} replayed rows: give 0 <= share < 1 and rows to replay.")
-    left = sum(_weights(own, of)) * share / (1 - share)
-    while (weight := weights[len(again) % len(weights)]) <= 2 * left:  # to the nearest row
-        again.append(len(again) % len(weights))
-        left -= weight
-    return datasets.concatenate_datasets([own, replayed.select(again)]).shuffle(seed=seed)
-
-
-def _weights(rows, of: str) -> list[int]:
-    return [1 if of == "rows" else sum(label != chat.IGNORE for label in labels) for labels in rows["labels"]]
+    if not 0 <= share < 1 or not len(rows):
+        raise ParameterError(f"share={share} of {len(rows)} replayed rows: give 0 <= share < 1 and rows to replay.")
+    own, rng = trainer.train_dataset, np.random.default_rng(trainer.args.seed)
+    order = np.arange(len(own))
+    places = rng.choice(len(own), round(share * len(own)), replace=False)
+    order[places] = len(own) + np.resize(rng.permutation(len(rows)), len(places))
+    both = datasets.concatenate_datasets([own.select_columns(["input_ids", "labels"]), rows])
+    trainer.train_dataset = both.select(order.tolist())
 
 
 def fisher(model, rows) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 
-from nbhelpers import chat
+from nbhelpers import chat, templates
 from nbhelpers.errors import DataError, ParameterError
 
 
@@ -41,7 +41,7 @@ def uncertainty(rows, model, tokenizer, max_new_tokens: int = 16, batch_size: in
     import numpy as np
     import torch
 
-    texts = [chat.render(_question(row), tokenizer, add_generation_prompt=True) for row in rows]
+    texts = [templates.render(_question(row), tokenizer, add_generation_prompt=True) for row in rows]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
     stops = sorted(chat.stop_token_ids(tokenizer, model))

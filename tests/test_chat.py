@@ -6,7 +6,7 @@ import re
 import datasets
 import pytest
 
-from nbhelpers import chat
+from nbhelpers import chat, templates
 from nbhelpers.errors import AuditError, DataError, ModelError
 
 
@@ -205,7 +205,7 @@ def test_the_prompt_trained_on_is_the_one_a_server_tokenises(messages, smoke):
     row = chat.encode(messages, smoke[1])
     for i, t in enumerate(messages):
         if t["role"] == "assistant":
-            prompt = chat.render(messages[:i], smoke[1], add_generation_prompt=True)
+            prompt = templates.render(messages[:i], smoke[1], add_generation_prompt=True)
             ids = smoke[1](prompt, add_special_tokens=False)["input_ids"]
             assert row["input_ids"][: len(ids)] == ids
             assert row["labels"][len(ids) - 1] == chat.IGNORE
@@ -406,7 +406,7 @@ def test_tokenising_rendered_text_with_its_own_bos_is_found(good, tokenizer):
 
     bos = (tokenizer.bos_token, tokenizer.bos_token_id)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos])
-    text = chat.render(CONVERSATIONS["single"], tokenizer)
+    text = templates.render(CONVERSATIONS["single"], tokenizer)
     ids = tokenizer(text)["input_ids"]
     with pytest.raises(AuditError, match="BOS twice"):
         chat.audit([{"input_ids": ids, "labels": ids}], tokenizer)
@@ -419,7 +419,7 @@ def test_tokenising_rendered_text_with_its_own_bos_is_found(good, tokenizer):
 @pytest.mark.parametrize("messages", ALL)
 def test_a_shown_row_is_the_rendered_text_with_the_answers_marked(messages, smoke):
     view = chat.show(chat.encode(messages, smoke[1]), smoke[1])
-    text = chat.render(messages, smoke[1])
+    text = templates.render(messages, smoke[1])
     assert repr(view).replace("«", "").replace("»", "") == text
     answers = [f"{t['content']}<|im_end|>\n" for t in messages if t["role"] == "assistant"]
     assert re.findall("«(.*?)»", repr(view), re.S) == answers

@@ -13,8 +13,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     **dict.fromkeys(("__init__", "errors", "profiles"), 0),
-    **dict.fromkeys(("run", "sources", "files", "pydocs", "chat", "formats", "metrics", "memory", "cost"), 1),
+    **dict.fromkeys(
+        ("run", "sources", "files", "pydocs", "chat", "templates", "formats", "metrics", "memory", "cost"), 1
+    ),
     **dict.fromkeys(("measures", "normalisation", "quality", "privacy", "defects", "defects_text", "datacard"), 1),
+    "templates": 1,
     **dict.fromkeys(("cleaning", "duplicates", "splits", "detection", "models", "forward", "checkpoints"), 2),
     **dict.fromkeys(("training", "evaluation", "adapters", "constraints", "preferences", "ppo", "rewards"), 3),
     **dict.fromkeys(("augmentation", "selection", "forgetting", "retention", "diagnosis", "rates"), 3),

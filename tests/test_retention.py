@@ -44,40 +44,51 @@ def test_a_model_that_never_ends_has_nothing_to_rehearse(smoke):
         retention.rehearsal(*smoke, max_new_tokens=1, count=2)
 
 
+def reader(read, seed: int):
+    return SimpleNamespace(train_dataset=read, args=SimpleNamespace(seed=seed))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.5])
-def test_replayed_rows_have_their_share(share):
+def test_replayed_rows_take_the_place_of_their_share_and_the_others_stay_where_they_were(share):
     new = datasets.Dataset.from_list([{"input_ids": [i], "labels": [i]} for i in range(90)])
     old = datasets.Dataset.from_list([{"input_ids": [1_000 + i], "labels": [i]} for i in range(7)])
-    found = retention.mixed(new, old, share, seed=0)
-    replayed = [ids[0] - 1_000 for ids in found["input_ids"] if ids[0] >= 1_000]
-    assert len(replayed) == pytest.approx(share * len(found), abs=0.51)
-    assert sorted(ids[0] for ids in found["input_ids"] if ids[0] < 1_000) == list(range(90)), "no new row is lost"
-    assert set(replayed) == (set(range(7)) if share else set())
+    trainer = reader(new, seed=3)
+    retention.rehearse(trainer, old, share)
+    found = [ids[0] for ids in trainer.train_dataset["input_ids"]]
+    kept = [i for i, ids in enumerate(found) if ids < 1_000]
+    assert len(found) == 90
+    assert len(found) - len(kept) == share * 90
+    assert all(found[i] == i for i in kept)
+    assert {ids for ids in found if ids >= 1_000} == (set(range(1_000, 1_007)) if share else set())
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.5])
-def test_replayed_tokens_have_their_share(share):
-    new = datasets.Dataset.from_list([{"input_ids": [i] * 9, "labels": [-100] * 6 + [i] * 3} for i in range(90)])
-    old = datasets.Dataset.from_list([{"input_ids": [1_000] * n, "labels": [-100] + [7] * (n - 1)} for n in (8, 20, 5)])
-    found = retention.mixed(new, old, share, seed=0, of="tokens")
-    labelled = {True: 0, False: 0}
-    for row in found:
-        labelled[row["input_ids"][0] == 1_000] += sum(label != -100 for label in row["labels"])
-    assert labelled[False] == 270, "no new row is lost"
-    assert labelled[True] == pytest.approx(270 * share / (1 - share), abs=19 / 2), "to the nearest row"
+def test_the_seed_of_the_training_decides_what_is_replaced():
+    new = datasets.Dataset.from_list([{"input_ids": [i], "labels": [i]} for i in range(90)])
+    drawn = []
+    for seed in (0, 0, 1):
+        trainer = reader(new, seed)
+        retention.rehearse(trainer, new, 0.2)
+        drawn.append(trainer.train_dataset["input_ids"][:])
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_share_of_something_else_is_refused():
-    new = datasets.Dataset.from_list([{"input_ids": [1], "labels": [1]}])
-    with pytest.raises(ParameterError, match="of='words' is neither"):
-        retention.mixed(new, new, 0.1, 0, of="words")
+def test_a_trainer_reads_what_is_replayed(tmp_path, rows, smoke):  # noqa: F811
+    replayed = retention.rehearsal(*smoke, seed=1)
+    trainer = training.sft_trainer(run(tmp_path), *(copy.deepcopy(part) for part in smoke), rows)
+    before = [batch["input_ids"] for batch in trainer.get_train_dataloader()]
+    retention.rehearse(trainer, replayed, 0.25)
+    after = [batch["input_ids"] for batch in trainer.get_train_dataloader()]
+    assert len(after) == len(before)
+    read = {tuple(ids[ids != smoke[1].pad_token_id].tolist()) for batch in after for ids in batch}
+    said = {tuple(i for i in ids if i != smoke[1].pad_token_id) for ids in replayed["input_ids"]}
+    assert read & said
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_cannot_be_is_refused(share):
     new = datasets.Dataset.from_list([{"input_ids": [1], "labels": [1]}])
-    with pytest.raises(ParameterError, match="0 <= share < 1"):
-        retention.mixed(new, new, share, seed=0)
+    with pytest.raises(ParameterError, match="give 0 <= share < 1 and rows to replay"):
+        retention.rehearse(reader(new, 0), new, share)
 
 
 def log_likelihood(model, row):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbhelpers import chat, selection
+from nbhelpers import chat, selection, templates
 from nbhelpers.errors import DataError, ParameterError
 
 
@@ -33,7 +33,7 @@ TEXTS = [
 
 def by_hand(model, tokenizer, text, steps):
     """Mean entropy of a greedy answer, by its definition: one forward pass a token, no cache, no batch."""
-    prompt = chat.render([{"role": "user", "content": text}], tokenizer, add_generation_prompt=True)
+    prompt = templates.render([{"role": "user", "content": text}], tokenizer, add_generation_prompt=True)
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     entropies = []
     while len(entropies) < steps:
