@@ -7,6 +7,7 @@ first step. Everything else (LoRA, data collation, optimizer, schedule, logging)
 import contextlib
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
 
 from nbhelpers import adapters, chat, checkpoints, cost, evaluation, forward, memory, models, profiles, sources
-from nbhelpers.errors import NotebookError, ResourceError
+from nbhelpers.errors import AuditError, NotebookError, ResourceError
 from nbhelpers.run import seed_everything
 
 RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
@@ -300,6 +301,26 @@ def sft_trainer(
     return trainer
 
 
+def audit_batch(trainer) -> None:
+    """Check on the first batch that the collator hands on every label.
+
+    Raises:
+        AuditError: it takes some away. Where the padding token is the end token, a collator that masks padding masks
+            every end too, and the model never learns to stop.
+    """
+    size = min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
+    rows = [trainer.train_dataset[i] for i in range(size)]
+    wanted = Counter(label for row in rows for label in row["labels"] if label != chat.IGNORE)
+    found = Counter(trainer.data_collator(rows)["labels"].flatten().tolist())
+    if lost := wanted - found:
+        names = ", ".join(repr(trainer.processing_class.decode([token])) for token in list(lost)[:3])
+        raise AuditError(
+            f"The collator takes {lost.total()} of {wanted.total()} labels of the first batch away: {names}. One that "
+            "masks padding masks the end of every answer where both are one token: use TRL's own, or give the "
+            "tokenizer a padding token of its own."
+        )
+
+
 def train(trainer: SFTTrainer, resume: str = "never") -> Training:
     """Run the trainer and report what its steps took.
 
@@ -308,9 +329,11 @@ def train(trainer: SFTTrainer, resume: str = "never") -> Training:
             optimizer, schedule, random state and place in the data are restored. `never` begins anew.
 
     Raises:
+        AuditError: as `audit_batch`.
         NotebookError: a loss that is not finite.
         ResourceError: out of memory; names what the batch was and what would lower the peak.
     """
+    audit_batch(trainer)
     found = checkpoints.newest(trainer.args.output_dir, trainer.identity) if resume == "auto" else None
     folder, trainer.before = found or (None, checkpoints.Progress())
     if folder:

@@ -76,6 +76,20 @@ def test_loss_and_gradients_equal_trl_s(adapter, smoke, tokenizer, rows, tmp_pat
         torch.testing.assert_close(ours[1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_a_collator_that_masks_the_end_stops_the_run_before_the_first_step(tmp_path, rows, smoke):
+    from transformers import DataCollatorForLanguageModeling
+
+    model, tokenizer = (copy.deepcopy(part) for part in smoke)
+    tokenizer.pad_token = tokenizer.eos_token
+    trainer = training.sft_trainer(run(tmp_path), model, tokenizer, rows, max_steps=1)
+    training.audit_batch(trainer)
+    masks = DataCollatorForLanguageModeling(tokenizer, mlm=False)  # its labels are the ids, padding masked
+    trainer.data_collator = lambda batch: masks([{"input_ids": row["input_ids"]} for row in batch])
+    with pytest.raises(AuditError, match=r"takes \d+ of \d+ labels of the first batch away: '<\|im_end\|>'"):
+        training.train(trainer)
+    assert trainer.state.global_step == 0
+
+
 def curve(trainer_class, rows, tmp_path, seed):
     """The losses of 30 steps of LoRA under bfloat16 autocast: same rows in the same order, `seed` sets the adapter."""
     model, tokenizer = models.load("smoke", "bfloat16")
