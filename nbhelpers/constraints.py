@@ -9,10 +9,12 @@ import itertools
 import json
 import random
 import re
+import statistics
 import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from nbhelpers import evaluation
 from nbhelpers.errors import ParameterError
 
 OPENERS = ("In short:", "Here it is:", "Summary:", "Answer:")
@@ -299,3 +301,88 @@ def constrained(row: dict, kind: str, seed: int) -> tuple[dict, Constraint]:
     asked = question | {"content": f"{question['content']}\n\n{constraint.instruction}"}
     obeys = answer | {"content": constraint.write(answer["content"])} if kind in TRAINED else answer
     return row | {"messages": [*before, asked, obeys], "reference": obeys["content"]}, constraint
+
+
+def mixture(rows: list[dict], share: float, seed: int) -> list[dict]:
+    """The same rows, a share of which, drawn by the seed, also ask for a constraint of a trained kind.
+
+    The kinds take turns, so that each is learned from as many rows.
+
+    Args:
+        rows: of one question and answer, in plain text: a JSON answer in capital letters is none.
+        share: 0 to 1.
+
+    Raises:
+        ParameterError: the share is outside of its range.
+    """
+    if not 0 <= share <= 1:
+        raise ParameterError(f"share={share} is outside of 0 to 1.")
+    chosen = sorted(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
+    kinds = dict(zip(chosen, itertools.cycle(TRAINED)))
+    return [constrained(row, kinds[i], seed)[0] if i in kinds else row for i, row in enumerate(rows)]
+
+
+def questions(rows: list[dict], each: int, seed: int) -> list[tuple[list[dict], Constraint]]:
+    """`(prompt, constraint)`, `each` for every kind there is: trained and held out, in the order of `KINDS`.
+
+    Args:
+        rows: of a question with some answer, from which a constraint takes its measure; used in turn.
+
+    Raises:
+        ParameterError: there are fewer rows than `each`.
+    """
+    if len(rows) < each:
+        raise ParameterError(f"{len(rows)} rows are too few to ask every kind of constraint {each} times.")
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    turns = itertools.cycle(rows[i] for i in order)
+    made = [constrained(next(turns), kind, seed) for kind in KINDS for _ in range(each)]
+    return [(row["messages"][:-1], constraint) for row, constraint in made]
+
+
+@dataclass(frozen=True)
+class Obedience:
+    """What a model did when it was asked for constraints: for every question the kind and what became of it."""
+
+    kinds: list[str]
+    strict: list[bool]
+    loose: list[bool]
+    stopped: list[bool]
+    answers: list[str]
+
+    def values(self, kinds: tuple[str, ...], how: str = "strict") -> list[float]:
+        """`strict`, `loose` or `stopped` of the questions of these kinds, as 0 or 1, in order."""
+        return [float(x) for kind, x in zip(self.kinds, getattr(self, how), strict=True) if kind in kinds]
+
+
+def measure(model, tokenizer, asked: list[tuple[list[dict], Constraint]], **options) -> Obedience:
+    """Ask a model and check each answer: instruction-level accuracy, strict and loose (Zhou et al. 2023, section 2.2).
+
+    Args:
+        asked: as `questions` returns it.
+        options: of `evaluation.generate`.
+    """
+    answers = evaluation.generate(model, tokenizer, [prompt for prompt, _ in asked], **options)
+    pairs = [(constraint, answer.text) for (_, constraint), answer in zip(asked, answers, strict=True)]
+    return Obedience(
+        [constraint.kind for constraint, _ in pairs],
+        [constraint.holds(text) for constraint, text in pairs],
+        [constraint.holds_loosely(text) for constraint, text in pairs],
+        [answer.stopped for answer in answers],
+        [text for _, text in pairs],
+    )
+
+
+def table(found: dict[str, Obedience]):
+    """A `pandas.DataFrame`: a row a kind that was asked, trained ones first, and for each model its strict accuracy."""
+    import pandas as pd
+
+    asked = {kind for obedience in found.values() for kind in obedience.kinds}
+    rows = {
+        (group, kind): {name: statistics.fmean(obedience.values((kind,))) for name, obedience in found.items()}
+        for group, kinds in (("trained", TRAINED), ("held out", HELD_OUT))
+        for kind in kinds
+        if kind in asked
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["kinds", "kind"])
+    return frame

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from nbhelpers import memory, templates
+from nbhelpers import chat, memory, templates
 from nbhelpers.errors import ModelError
 from nbhelpers.run import sha256_of
 from nbhelpers.sources import cache_folder, explain_hub_error
@@ -331,6 +331,21 @@ def attach(model_id: str, adapter: Path, dtype: str, device: str = "cpu", quanti
 
     model, tokenizer = load(model_id, dtype, device, quantization_config)
     return for_inference(PeftModel.from_pretrained(model, adapter), dtype), tokenizer
+
+
+def save_adapter(model, tokenizer, folder: Path) -> None:
+    """Write an adapter with all that it takes to serve it: the tokenizer, its chat template, and where to stop.
+
+    `AutoModelForCausalLM.from_pretrained(folder)` loads the base with the adapter on it, and `AutoTokenizer` the
+    template that it was trained with; a server finds the end tokens in `generation_config.json`.
+    """
+    from transformers import GenerationConfig
+
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ends = sorted(chat.stop_token_ids(tokenizer, model))
+    ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends}
+    GenerationConfig(**ids).save_pretrained(folder)
 
 
 def logits(model, input_ids):

@@ -12,10 +12,10 @@ from nbhelpers.errors import ParameterError
 from nbhelpers.run import repository_root
 
 
-def rehearsal(
+def own_answers(
     model, tokenizer, seed: int = 0, max_new_tokens: int = 96, batch_size: int = 36, count: int | None = None
-):
-    """Ordinary requests (`data/replay.json`) with the untuned model's own answers, encoded to train on.
+) -> list[dict]:
+    """Ordinary requests (`data/replay.json`) with the untuned model's own answers, as rows `{id, task, messages, ...}`.
 
     Nobody has the data that a published chat model was trained on; what it says of itself stands in for them
     (pseudo-rehearsal, Robins 1995). Answers are drawn at temperature 0.7; those that run into the limit are left out,
@@ -24,21 +24,28 @@ def rehearsal(
     Args:
         count: how many requests; None: all.
 
-    Returns: `datasets.Dataset` with `input_ids` and `labels`.
-
     Raises:
         ParameterError: no answer ended within `max_new_tokens`.
     """
     content = json.loads((repository_root() / "data" / "replay.json").read_text(encoding="utf-8"))
-    asked = [[{"role": "user", "content": request}] for request in content["requests"][:count]]
+    requests = content["requests"][:count]
+    asked = [[{"role": "user", "content": request}] for request in requests]
     answers = evaluation.generate(model, tokenizer, asked, max_new_tokens, batch_size, temperature=0.7, seed=seed)
-    said = [
-        (turns, answer.text) for turns, answer in zip(asked, answers, strict=True) if answer.stopped and answer.text
+    rows = [
+        {"id": f"request-{number}", "task": "request", "reference": answer.text}
+        | {"messages": [*turns, {"role": "assistant", "content": answer.text}]}
+        for number, (turns, answer) in enumerate(zip(asked, answers, strict=True), 1)
+        if answer.stopped and answer.text.strip()
     ]
-    if not said:
+    if not rows:
         raise ParameterError(f"None of {len(asked)} answers ended within max_new_tokens={max_new_tokens}: raise it.")
-    encoded = [chat.encode([*turns, {"role": "assistant", "content": text}], tokenizer) for turns, text in said]
-    return datasets.Dataset.from_list(encoded).select_columns(["input_ids", "labels"])
+    return rows
+
+
+def rehearsal(model, tokenizer, seed: int = 0, **options):
+    """`own_answers`, encoded to train on: `datasets.Dataset` with `input_ids` and `labels`."""
+    rows = own_answers(model, tokenizer, seed, **options)
+    return datasets.Dataset.from_list([chat.encode(row["messages"], tokenizer) for row in rows])
 
 
 def rehearse(trainer, rows, share: float) -> None:

@@ -6,6 +6,7 @@ import math
 import random
 import textwrap
 
+from nbhelpers import chat, templates
 from nbhelpers.errors import DataError, ParameterError
 
 BODY = ("messages", "text")  # the columns that hold a row's text
@@ -172,3 +173,66 @@ def _browser(rows, columns: list[str], count: int):
     choose()
     controls = ipywidgets.HBox([*drop_downs.values(), words, page, number], layout={"flex_flow": "row wrap"})
     return ipywidgets.VBox([controls, body])
+
+
+def converse(model, tokenizer, prompts: list[str], system: str = "", max_new_tokens: int = 128):
+    """A chat with a model, its history kept, as an ipywidget; headless the prompts are asked one after the other.
+
+    What the user writes cannot begin or end a turn (`templates.defuse`). An answer that runs into the limit is marked.
+
+    Args:
+        prompts: what is asked headless, each with all turns before it; in a front end the first is suggested.
+        system: a system prompt; empty: none.
+
+    Returns:
+        The widget, which a notebook shows where it is the last value of a cell; None where the chat was printed.
+
+    Raises:
+        ParameterError: a prompt is not text, or blank.
+    """
+    from nbhelpers import evaluation
+
+    for prompt in prompts:
+        if not isinstance(prompt, str) or chat.is_blank(prompt):
+            raise ParameterError(f"prompts has {prompt!r:.60}: write each as text, such as 'What is a volcano?'.")
+    messages = [{"role": "system", "content": system}] if system else []
+
+    def ask(text: str) -> str:
+        messages.append({"role": "user", "content": templates.defuse(text, tokenizer)})
+        answer = evaluation.generate(model, tokenizer, [messages], max_new_tokens)[0]
+        messages.append({"role": "assistant", "content": answer.text + ("" if answer.stopped else " [cut off]")})
+        return messages[-1]["content"]
+
+    if interactive():
+        return _chat(messages, ask, next(iter(prompts), ""))
+    for prompt in prompts:
+        print(f"user       {prompt}\nassistant  {ask(prompt)}\n")
+    return None
+
+
+def _chat(messages: list[dict], ask, suggestion: str):
+    import ipywidgets
+
+    said = ipywidgets.HTML()
+    words = ipywidgets.Textarea(placeholder=suggestion, layout={"width": "100%", "height": "4em"})
+    send, again = ipywidgets.Button(description="Send"), ipywidgets.Button(description="New chat")
+    begun = len(messages)
+
+    def answer(_) -> None:
+        if chat.is_blank(words.value or suggestion):
+            return
+        send.disabled = True
+        try:
+            ask(words.value or suggestion)
+            words.value = ""
+        finally:
+            send.disabled = False
+            said.value = row_html({"messages": messages})
+
+    def forget(_) -> None:
+        del messages[begun:]
+        said.value = ""
+
+    send.on_click(answer)
+    again.on_click(forget)
+    return ipywidgets.VBox([said, words, ipywidgets.HBox([send, again])])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nbhelpers import constraints
 from nbhelpers.constraints import HELD_OUT, KINDS, TRAINED, Constraint
 from nbhelpers.errors import ParameterError
+from nbhelpers.evaluation import Answer
 
 GOOD_AND_BAD = {  # kind -> arguments, answers that obey, answers that do not
     "at most words": ({"count": 3}, ["one two three", "One, two."], ["one two three four"]),
@@ -111,6 +112,63 @@ def test_a_constrained_row_asks_for_it_and_its_answer_obeys():
     made, constraint = constraints.constrained(row, "numbered", seed=0)
     assert made["reference"] == "Read the whole file."
     assert constraint.instruction in made["messages"][1]["content"]
+
+
+def one(question: str, answer: str) -> dict:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"id": question, "task": "summary", "messages": turns, "reference": answer}
+
+
+ROWS = [one(f"Question {i}?", f"Read, then write, the whole file number {i} to the other folder.") for i in range(40)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_a_mixture_asks_for_trained_kinds_in_turn_and_obeys(share):
+    found = constraints.mixture(ROWS, share, seed=1)
+    assert [row["id"] for row in found] == [row["id"] for row in ROWS]
+    changed = [new for new, old in zip(found, ROWS, strict=True) if new["messages"] != old["messages"]]
+    assert len(changed) == 40 * share
+    said = [row["messages"][0]["content"].partition("\n\n")[2] for row in changed]
+    assert all(said)
+    assert found == constraints.mixture(ROWS, share, seed=1)
+    if share == 1:
+        assert found[0]["messages"][-1]["content"] != found[13]["messages"][-1]["content"]
+        by_turn = [constraints.draw(constraints.TRAINED[i % 13], ROWS[i]["reference"], 1) for i in range(40)]
+        assert said == [constraint.instruction for constraint in by_turn]
+        assert all(c.holds(row["reference"]) for c, row in zip(by_turn, found, strict=True))
+    elif share:
+        assert changed != [n for n in constraints.mixture(ROWS, share, seed=2) if n not in ROWS]
+
+
+def test_every_kind_is_asked_as_often_and_no_answer_is_shown():
+    asked = constraints.questions(ROWS, 3, seed=0)
+    assert [constraint.kind for _, constraint in asked] == [kind for kind in constraints.KINDS for _ in range(3)]
+    assert all(prompt[-1]["role"] == "user" and c.instruction in prompt[-1]["content"] for prompt, c in asked)
+    assert len({prompt[-1]["content"] for prompt, _ in asked}) == len(asked), "no question twice"
+
+
+def test_what_cannot_be_mixed_or_asked_is_refused():
+    with pytest.raises(ParameterError, match=r"share=1\.5 is outside"):
+        constraints.mixture(ROWS, 1.5, 0)
+    with pytest.raises(ParameterError, match="2 rows are too few to ask every kind of constraint 3 times"):
+        constraints.questions(ROWS[:2], 3, 0)
+
+
+def test_a_model_is_measured_by_what_it_writes(monkeypatch):
+    asked = [([{"role": "user", "content": "?"}], Constraint(kind)) for kind in ("uppercase", "quoted", "two answers")]
+    said = [Answer("SURE!", 2, True), Answer('Here:\n"a cat"', 4, True), Answer("one", 1, False)]
+    monkeypatch.setattr(constraints.evaluation, "generate", lambda *_, **__: said)
+    found = constraints.measure(None, None, asked)
+    assert (found.strict, found.loose, found.stopped) == (
+        [True, False, False],
+        [True, True, False],
+        [True, True, False],
+    )
+    assert found.values(constraints.TRAINED) == [1.0, 0.0]
+    assert found.values(constraints.HELD_OUT, "stopped") == [0.0]
+    table = constraints.table({"tuned": found})
+    assert list(table.index) == [("trained", "uppercase"), ("trained", "quoted"), ("held out", "two answers")]
+    assert list(table["tuned"]) == [1, 0, 0]
 
 
 def test_held_out_kinds_write_nothing_and_unknown_ones_are_named():

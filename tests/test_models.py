@@ -373,6 +373,25 @@ def test_a_saved_adapter_attached_to_a_fresh_base_predicts_the_same(model, input
     assert models.folder_bytes(tmp_path) == (tmp_path / "adapter_model.safetensors").stat().st_size > 0
 
 
+def test_a_saved_adapter_has_what_serves_it_and_loads_in_one_line(tmp_path):
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    folder = models.fetch("smoke")
+    base, tokenizer = models.load(str(folder), "float32")
+    base.generation_config.eos_token_id = [7, tokenizer.eos_token_id]
+    tokenizer.chat_template += "{# as it was trained #}"
+    tuned = with_adapter(base).eval()
+    models.save_adapter(tuned, tokenizer, tmp_path)
+    ids = torch.arange(3, 35).reshape(2, 16)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert models.largest_difference(models.logits(loaded, ids), models.logits(tuned, ids)) < 1e-5
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert (again.chat_template, again.eos_token) == (tokenizer.chat_template, "<|im_end|>")
+    stops = GenerationConfig.from_pretrained(tmp_path)
+    assert stops.eos_token_id == sorted([7, tokenizer.eos_token_id])
+    assert stops.pad_token_id == tokenizer.pad_token_id
+
+
 def test_for_inference_casts_the_adapter_and_stops_dropout():
     model, _ = models.load("smoke", "bfloat16")
     tuned = with_adapter(model).train()

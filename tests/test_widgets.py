@@ -4,7 +4,7 @@ import nbclient
 import nbformat
 import pytest
 
-from nbhelpers import widgets
+from nbhelpers import evaluation, widgets
 from nbhelpers.errors import DataError, ParameterError
 
 CELL = """
@@ -209,3 +209,56 @@ def test_text_is_escaped_and_wrapped_turn_by_turn():
 def test_what_cannot_be_shown_is_refused_headless_too(rows, options, error, message):
     with pytest.raises(error, match=message):
         widgets.browse(rows, **options)
+
+
+# --- a chat -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """What a model was asked, conversation by conversation; it answers with the number of turns it has heard."""
+    asked = []
+
+    def generate(model, tokenizer, prompts, max_new_tokens):
+        asked.append([dict(turn) for turn in prompts[0]])
+        return [evaluation.Answer(f"turn {len(prompts[0])}", 2, len(prompts[0]) < 4)]
+
+    monkeypatch.setattr(evaluation, "generate", generate)
+    return asked
+
+
+def test_headless_the_prompts_are_asked_in_turn_with_all_before_them(heard, smoke, capsys):
+    assert widgets.converse(*smoke, ["Hi", "And <|im_end|> then?"], system="Be brief.") is None
+    assert capsys.readouterr().out == (
+        "user       Hi\nassistant  turn 2\n\nuser       And <|im_end|> then?\nassistant  turn 4 [cut off]\n\n"
+    )
+    assert [turn["role"] for turn in heard[1]] == ["system", "user", "assistant", "user"]
+    assert heard[1][-1]["content"] == "And < |im_end|> then?", "it cannot end its turn"
+
+
+def test_a_front_end_gets_a_chat_that_keeps_its_history_and_can_begin_anew(heard, smoke, monkeypatch):
+    monkeypatch.setattr(widgets, "interactive", lambda: True)
+    said, words, buttons = widgets.converse(*smoke, ["Hi"], system="Be brief.").children
+    send, again = buttons.children
+    send.click()
+    words.value = "<b>More</b>"
+    send.click()
+    assert [len(turns) for turns in heard] == [2, 4]
+    assert heard[0][-1]["content"] == "Hi", "the suggestion is asked where nothing was written"
+    assert "&lt;b&gt;More&lt;/b&gt;" in said.value
+    assert words.value == ""
+    again.click()
+    send.click()
+    assert heard[2] == heard[0]
+
+
+@pytest.mark.parametrize("prompt", ["", " \u200b", 7, None])
+def test_a_prompt_that_is_no_text_is_refused_before_anything_is_asked(prompt, heard, smoke):
+    with pytest.raises(ParameterError, match="write each as text"):
+        widgets.converse(*smoke, ["Hi", prompt])
+    assert heard == []
+
+
+def test_a_real_model_answers(smoke, capsys):
+    widgets.converse(*smoke, ["Hi"], max_new_tokens=3)
+    assert capsys.readouterr().out.startswith("user       Hi\nassistant  ")
