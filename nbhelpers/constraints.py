@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from nbhelpers import evaluation
 from nbhelpers.errors import ParameterError
+from nbhelpers.run import repository_root
 
 OPENERS = ("In short:", "Here it is:", "Summary:", "Answer:")
 CLOSERS = ("That is all.", "End of answer.", "I hope this helps.")
@@ -301,6 +302,24 @@ def constrained(row: dict, kind: str, seed: int) -> tuple[dict, Constraint]:
     asked = question | {"content": f"{question['content']}\n\n{constraint.instruction}"}
     obeys = answer | {"content": constraint.write(answer["content"])} if kind in TRAINED else answer
     return row | {"messages": [*before, asked, obeys], "reference": obeys["content"]}, constraint
+
+
+def requests() -> list[dict]:
+    """Ordinary requests with a short reply (`data/instructions.json`), as rows `{id, task, messages, reference}`.
+
+    They are only asked, never trained on; the reply is what a constraint takes its measure from.
+    """
+    content = json.loads((repository_root() / "data" / "instructions.json").read_text(encoding="utf-8"))
+    return [
+        {"id": f"ordinary-{number}", "task": "ordinary", "reference": pair["reply"]}
+        | {
+            "messages": [
+                {"role": "user", "content": pair["question"]},
+                {"role": "assistant", "content": pair["reply"]},
+            ]
+        }
+        for number, pair in enumerate(content["requests"], 1)
+    ]
 
 
 def mixture(rows: list[dict], share: float, seed: int) -> list[dict]:

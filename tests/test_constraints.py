@@ -11,6 +11,7 @@ from nbhelpers import constraints
 from nbhelpers.constraints import HELD_OUT, KINDS, TRAINED, Constraint
 from nbhelpers.errors import ParameterError
 from nbhelpers.evaluation import Answer
+from nbhelpers.run import repository_root
 
 GOOD_AND_BAD = {  # kind -> arguments, answers that obey, answers that do not
     "at most words": ({"count": 3}, ["one two three", "One, two."], ["one two three four"]),
@@ -138,6 +139,17 @@ def test_a_share_of_a_mixture_asks_for_trained_kinds_in_turn_and_obeys(share):
         assert all(c.holds(row["reference"]) for c, row in zip(by_turn, found, strict=True))
     elif share:
         assert changed != [n for n in constraints.mixture(ROWS, share, seed=2) if n not in ROWS]
+
+
+def test_ordinary_requests_are_none_that_are_trained_on_or_probed():
+    from nbhelpers import forgetting
+
+    rows = constraints.requests()
+    asked = {row["messages"][0]["content"] for row in rows}
+    assert len(asked) == len(rows) == 40
+    replayed = json.loads((repository_root() / "data" / "replay.json").read_text(encoding="utf-8"))["requests"]
+    assert not asked & {*replayed, *(probe.question for probe in forgetting.probes())}
+    assert all(row["reference"] == row["messages"][1]["content"] for row in rows)
 
 
 def test_every_kind_is_asked_as_often_and_no_answer_is_shown():
