@@ -300,7 +300,7 @@ def constrained(row: dict, kind: str, seed: int) -> tuple[dict, Constraint]:
     *before, question, answer = row["messages"]
     constraint = draw(kind, answer["content"], seed)
     asked = question | {"content": f"{question['content']}\n\n{constraint.instruction}"}
-    obeys = answer | {"content": constraint.write(answer["content"])} if kind in TRAINED else answer
+    obeys = answer | {"content": constraint.write(answer["content"])} if KINDS[kind].write else answer
     return row | {"messages": [*before, asked, obeys], "reference": obeys["content"]}, constraint
 
 
@@ -322,14 +322,15 @@ def requests() -> list[dict]:
     ]
 
 
-def mixture(rows: list[dict], share: float, seed: int) -> list[dict]:
-    """The same rows, a share of which, drawn by the seed, also ask for a constraint of a trained kind.
+def mixture(rows: list[dict], share: float, seed: int, kinds: tuple[str, ...] = TRAINED) -> list[dict]:
+    """The same rows, a share of which, drawn by the seed, also ask for a constraint.
 
     The kinds take turns, so that each is learned from as many rows.
 
     Args:
         rows: of one question and answer, in plain text: a JSON answer in capital letters is none.
         share: 0 to 1.
+        kinds: those that can be trained, in turn.
 
     Raises:
         ParameterError: the share is outside of its range.
@@ -337,12 +338,14 @@ def mixture(rows: list[dict], share: float, seed: int) -> list[dict]:
     if not 0 <= share <= 1:
         raise ParameterError(f"share={share} is outside of 0 to 1.")
     chosen = sorted(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
-    kinds = dict(zip(chosen, itertools.cycle(TRAINED)))
-    return [constrained(row, kinds[i], seed)[0] if i in kinds else row for i, row in enumerate(rows)]
+    asked = dict(zip(chosen, itertools.cycle(kinds)))
+    return [constrained(row, asked[i], seed)[0] if i in asked else row for i, row in enumerate(rows)]
 
 
-def questions(rows: list[dict], each: int, seed: int) -> list[tuple[list[dict], Constraint]]:
-    """`(prompt, constraint)`, `each` for every kind there is: trained and held out, in the order of `KINDS`.
+def questions(
+    rows: list[dict], each: int, seed: int, kinds: tuple[str, ...] = TRAINED + HELD_OUT
+) -> list[tuple[list[dict], Constraint]]:
+    """`(prompt, constraint)`, `each` for every kind, in their order.
 
     Args:
         rows: of a question with some answer, from which a constraint takes its measure; used in turn.
@@ -354,7 +357,7 @@ def questions(rows: list[dict], each: int, seed: int) -> list[tuple[list[dict], 
         raise ParameterError(f"{len(rows)} rows are too few to ask every kind of constraint {each} times.")
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     turns = itertools.cycle(rows[i] for i in order)
-    made = [constrained(next(turns), kind, seed) for kind in KINDS for _ in range(each)]
+    made = [constrained(next(turns), kind, seed) for kind in kinds for _ in range(each)]
     return [(row["messages"][:-1], constraint) for row, constraint in made]
 
 
