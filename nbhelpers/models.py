@@ -333,6 +333,32 @@ def attach(model_id: str, adapter: Path, dtype: str, device: str = "cpu", quanti
     return for_inference(PeftModel.from_pretrained(model, adapter), dtype), tokenizer
 
 
+def adopt_template(model, tokenizer, source: str) -> list[int]:
+    """Give a base model, which has no chat template, that of another one, in place (TRL's `clone_chat_template`).
+
+    Tokens of the template that the tokenizer lacks are added and the embeddings resized; their rows begin as the mean
+    of the others and say nothing until they are trained: `LoraConfig(..., trainable_token_indices=ids)`.
+
+    Args:
+        source: `model_id` of the model whose template, end token and special tokens are taken over.
+
+    Returns: the ids of the tokens that were added.
+
+    Raises:
+        ModelError: the tokenizer has a template already, or `source` has none.
+    """
+    from trl import clone_chat_template
+
+    if tokenizer.chat_template:
+        raise ModelError("The tokenizer has a chat template, which the model was trained with: keep it.")
+    if not load_tokenizer(source).chat_template:
+        raise ModelError(f"{source} has no chat template to take over: name an instruction-tuned model.")
+    _, _, added = clone_chat_template(model, tokenizer, str(fetch(source)))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return added
+
+
 def save_adapter(model, tokenizer, folder: Path) -> None:
     """Write an adapter with all that it takes to serve it: the tokenizer, its chat template, and where to stop.
 
