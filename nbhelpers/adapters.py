@@ -174,8 +174,9 @@ def kept_width(shape: Shape, config) -> int:
     """Numbers a token that a method has autograd keep in each block, beyond what the frozen model keeps.
 
     LoRA: the inputs of the matrices it adapts, shared by q, k and v and by gate and up (o's is kept anyway), and its
-    narrow products. IA3: keys and values before they are scaled, and the input of down. Bottlenecks: their inputs and
-    inner activations, before and after gelu. Virtual tokens: nothing. What DoRA keeps beyond LoRA is not in it.
+    narrow products; DoRA in addition the outputs of each matrix and of its update, which the magnitudes multiply. IA3:
+    keys and values before they are scaled, and the input of down. Bottlenecks: their inputs and inner activations,
+    before and after gelu. Virtual tokens: nothing.
 
     Args:
         config: as for `count`, but not None.
@@ -190,7 +191,8 @@ def kept_width(shape: Shape, config) -> int:
     names = set(shape.linear_layers if isinstance(config.target_modules, str) else config.target_modules)
     read = [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"down_proj"}]
     inputs = [shape.linear_layers[min(group)][0] for group in read if group & names]
-    return sum(inputs) + config.r * len(names)
+    outputs = 2 * sum(shape.linear_layers[name][1] for name in names) if config.use_dora else 0
+    return sum(inputs) + config.r * len(names) + outputs
 
 
 class Bottleneck(torch.nn.Module):

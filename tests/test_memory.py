@@ -147,6 +147,20 @@ def test_each_adapter_keeps_what_its_formula_says(config, virtual, shape, model)
     assert predicted == pytest.approx(sum(sizes), rel=0.05)
 
 
+def test_dora_keeps_the_outputs_too(shape, model):
+    config = LoraConfig(r=4, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM")
+    wrapped, found, predicted = get_peft_model(model, config), [], []
+    for length in (32, 64):  # the difference, for PEFT also touches matrices that it lets go of at once
+        ids = torch.randint(3, 2_000, (4, length))
+        batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, chat.IGNORE)}
+        with adapters.in_place_lora(wrapped), kept(wrapped) as sizes:
+            forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
+        found.append(sum(sizes))
+        plan, width = memory.Plan(4 * length, 4, 4 * length, 4), adapters.kept_width(shape, config)
+        predicted.append(memory.predict(shape, "lora", "float32", plan, adapter_width=width)["activations"])
+    assert predicted[1] - predicted[0] == pytest.approx(found[1] - found[0], rel=0.05)
+
+
 def test_quantisation_shrinks_the_weights_alone(shape):
     plan = memory.Plan(1_000, 100, 512, 50)
     lora, qlora = (memory.predict(shape, kind, "bfloat16", plan, device="cuda") for kind in ("lora", "qlora"))
