@@ -85,7 +85,8 @@ class SFTTrainer(TRLSFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         logits, targets = forward.labelled_logits(model, head, inputs)
-        total = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        smoothing = self.args.label_smoothing_factor
+        total = torch.nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
         loss = total / (max(1, len(targets)) if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the count is that of all processes; DDP takes the mean

@@ -76,6 +76,20 @@ def test_loss_and_gradients_equal_trl_s(adapter, smoke, tokenizer, rows, tmp_pat
         torch.testing.assert_close(ours[1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.2])
+def test_label_smoothing_is_that_of_transformers(factor, tmp_path, rows, smoke):
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    model, tokenizer = (copy.deepcopy(part) for part in smoke)
+    trainer = training.sft_trainer(run(tmp_path), model, tokenizer, rows, label_smoothing_factor=factor)
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        ours = trainer.compute_loss(model.eval(), dict(batch))
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        theirs = LabelSmoother(factor)(output, batch["labels"], shift_labels=True)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_a_collator_that_masks_the_end_stops_the_run_before_the_first_step(tmp_path, rows, smoke):
     from transformers import DataCollatorForLanguageModeling
 
