@@ -54,7 +54,9 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
             how = f"killed by signal {-done.returncode}" + (
                 ", as when memory runs out" if done.returncode == -9 else ""
             )
-        raise NotebookError(f"{job.func.__name__} failed in its process: {how}. What it printed is in {log}.")
+        root = repository_root()
+        shown = log.relative_to(root) if log.is_relative_to(root) else log
+        raise NotebookError(f"{job.func.__name__} failed in its process: {how}. What it printed is in {shown}.")
     try:
         return pickle.loads(answer.read_bytes())
     finally:
