@@ -1,5 +1,8 @@
 """pydocs: what is read out of a docstring, that nothing is executed, and what the real corpus promises."""
 
+import ast
+import contextlib
+import gc
 import json
 import os
 import time
@@ -386,16 +389,31 @@ def test_no_row_repeats_and_every_row_is_as_documented(rows):
         assert row["module"].partition(".")[0] == row["package"]
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process and of its ended children: other work on the machine would count in wall time."""
+    return sum(os.times()[:4])
+
+
 @pytest.mark.slow
-def test_a_cold_load_takes_less_than_twenty_seconds_of_every_core(tmp_path, monkeypatch):
-    """Processor time, since other work on the machine would count in wall time."""
+def test_a_cold_load_costs_less_than_twice_what_python_needs_to_parse_the_files(tmp_path, monkeypatch):
+    """The parser's own time, from every tenth file in the same run, stands for how fast the machine is just now."""
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
-    wall, before = time.perf_counter(), sum(os.times()[:4])
+    files = [file for name, root in pydocs.packages_on_disk().items() for file, *_ in pydocs._files(name, root)]
+    sample = [Path(file).read_bytes() for file in files[::10]]
+    gc.disable()
+    before = cpu_seconds()
+    for source in sample:
+        with contextlib.suppress(SyntaxError):
+            ast.parse(source)
+    share = sum(map(len, sample)) / sum(os.path.getsize(file) for file in files)
+    parsing = (cpu_seconds() - before) / share
+    gc.enable()
+    wall, before = time.perf_counter(), cpu_seconds()
     source = sources.load("pydocs")
-    cores = min(8, os.cpu_count())
-    seconds = (sum(os.times()[:4]) - before) / cores
-    print(f"cold load: {seconds:.1f} s on each of {cores} cores, {time.perf_counter() - wall:.1f} s on the clock")
-    assert seconds < 20
+    seconds = cpu_seconds() - before
+    print(f"cold load: {seconds:.1f} s of processor time where the parser alone takes {parsing:.1f} s "
+          f"({seconds / parsing:.2f}), {time.perf_counter() - wall:.1f} s on the clock")  # fmt: skip
+    assert seconds < 2 * parsing
     assert len(list((tmp_path / "pydocs").glob("*.jsonl"))) == 2  # the docstrings, and the rows made of them
     before = time.perf_counter()
     assert sources.load("pydocs").hash == source.hash
