@@ -18,7 +18,7 @@ import trl
 from training_throughput import MODEL, encoded_rows, lora, settings
 from transformers import PrinterCallback
 
-from nbhelpers import models, training
+from nbhelpers import batching, models, training
 
 STEPS, BATCH, SEEDS = 30, 2, 3
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     options = parser.parse_args()
     datasets.disable_progress_bars()
-    facts, rows = common.machine(), training.length_grouped(encoded_rows(), BATCH, STEPS, seed=0)
+    facts, rows = common.machine(), batching.length_grouped(encoded_rows(), BATCH, STEPS, seed=0)
     paths, curves = {"nbhelpers": training.SFTTrainer, "TRL": trl.SFTTrainer}, {"nbhelpers": [], "TRL": []}
     with tempfile.TemporaryDirectory() as folder:
         for seed, (path, trainer_class) in itertools.product(range(options.rounds), paths.items()):

@@ -28,7 +28,7 @@ import trl
 from peft import LoraConfig
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from nbhelpers import chat, cost, memory, models, profiles, sources, training
+from nbhelpers import batching, chat, cost, memory, models, profiles, sources, training
 
 MODEL, MAX_LENGTH, TIMED_STEPS = "smollm2-135m", 256, 1
 METHODS = {
@@ -163,7 +163,7 @@ class Contender:
     def measure(self, number: int, longest: bool = False) -> dict[str, float]:
         """The figures of round `number`, on rows of its own; with `longest` the longest batch is among them."""
         if self.path.startswith("nbhelpers"):
-            several = training.length_grouped(self.prepared, 8, 12, seed=number)  # the longest of them stands first
+            several = batching.length_grouped(self.prepared, 8, 12, seed=number)  # the longest of them stands first
             first = 0 if longest else 8
             rows = several.select(range(first, first + 8 * (1 + TIMED_STEPS)))
         else:

@@ -225,7 +225,7 @@ KINDS: dict[str, Kind] = {
         _nothing,
         lambda: "Answer in exactly one sentence.",
         lambda answer: sentences(answer) == 1,
-        lambda answer: re.sub(r"[.!?]+(?=\s)", ";", answer.strip()),
+        lambda answer: re.sub(r"[.!?]+(?=[\"')\]]*\s)", ";", answer.strip()),
     ),
     # --- held out: asked, never trained ----------------------------------------------------------------------------
     "at least words": Kind(
@@ -291,17 +291,35 @@ def draw(kind: str, answer: str, seed: int) -> Constraint:
     return Constraint(kind, KINDS[kind].draw(random.Random(f"{seed} {kind} {answer}"), answer))
 
 
-def constrained(row: dict, kind: str, seed: int) -> tuple[dict, Constraint]:
-    """`(row, constraint)`: a row of one question and answer whose question also asks for the constraint.
+def constrained(row: dict, kind: str, seed: int, where: str = "behind") -> tuple[dict, Constraint]:
+    """`(row, constraint)`: a row of one question and answer that also asks for the constraint.
 
     For a kind that is trained the answer obeys; for one that is held out the answer is as it was and only serves as
     the reference of the task.
+
+    Args:
+        where: the instruction stands `behind` the question, in the `system` prompt, or `later`, in a second turn that
+            asks for the same answer once more.
+
+    Raises:
+        ParameterError: it stands nowhere else.
     """
     *before, question, answer = row["messages"]
     constraint = draw(kind, answer["content"], seed)
-    asked = question | {"content": f"{question['content']}\n\n{constraint.instruction}"}
+    instruction = constraint.instruction
+    match where:
+        case "behind":
+            asked = [*before, question | {"content": f"{question['content']}\n\n{instruction}"}]
+        case "system":
+            own = [turn["content"] for turn in before if turn["role"] == "system"]
+            system = {"role": "system", "content": "\n\n".join([*own, instruction])}
+            asked = [system, *before[len(own) :], question]
+        case "later":
+            asked = [*before, question, answer, {"role": "user", "content": f"Give that answer again. {instruction}"}]
+        case _:
+            raise ParameterError(f"where={where!r} is neither behind, system nor later.")
     obeys = answer | {"content": constraint.write(answer["content"])} if KINDS[kind].write else answer
-    return row | {"messages": [*before, asked, obeys], "reference": obeys["content"]}, constraint
+    return row | {"messages": [*asked, obeys], "reference": obeys["content"]}, constraint
 
 
 def requests() -> list[dict]:
@@ -322,7 +340,9 @@ def requests() -> list[dict]:
     ]
 
 
-def mixture(rows: list[dict], share: float, seed: int, kinds: tuple[str, ...] = TRAINED) -> list[dict]:
+def mixture(
+    rows: list[dict], share: float, seed: int, kinds: tuple[str, ...] = TRAINED, where: str = "behind"
+) -> list[dict]:
     """The same rows, a share of which, drawn by the seed, also ask for a constraint.
 
     The kinds take turns, so that each is learned from as many rows.
@@ -331,6 +351,7 @@ def mixture(rows: list[dict], share: float, seed: int, kinds: tuple[str, ...] = 
         rows: of one question and answer, in plain text: a JSON answer in capital letters is none.
         share: 0 to 1.
         kinds: those that can be trained, in turn.
+        where: as for `constrained`.
 
     Raises:
         ParameterError: the share is outside of its range.
@@ -339,16 +360,17 @@ def mixture(rows: list[dict], share: float, seed: int, kinds: tuple[str, ...] = 
         raise ParameterError(f"share={share} is outside of 0 to 1.")
     chosen = sorted(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
     asked = dict(zip(chosen, itertools.cycle(kinds)))
-    return [constrained(row, asked[i], seed)[0] if i in asked else row for i, row in enumerate(rows)]
+    return [constrained(row, asked[i], seed, where)[0] if i in asked else row for i, row in enumerate(rows)]
 
 
 def questions(
-    rows: list[dict], each: int, seed: int, kinds: tuple[str, ...] = TRAINED + HELD_OUT
+    rows: list[dict], each: int, seed: int, kinds: tuple[str, ...] = TRAINED + HELD_OUT, where: str = "behind"
 ) -> list[tuple[list[dict], Constraint]]:
     """`(prompt, constraint)`, `each` for every kind, in their order.
 
     Args:
         rows: of a question with some answer, from which a constraint takes its measure; used in turn.
+        where: as for `constrained`.
 
     Raises:
         ParameterError: there are fewer rows than `each`.
@@ -357,7 +379,7 @@ def questions(
         raise ParameterError(f"{len(rows)} rows are too few to ask every kind of constraint {each} times.")
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     turns = itertools.cycle(rows[i] for i in order)
-    made = [constrained(next(turns), kind, seed) for kind in kinds for _ in range(each)]
+    made = [constrained(next(turns), kind, seed, where) for kind in kinds for _ in range(each)]
     return [(row["messages"][:-1], constraint) for row, constraint in made]
 
 

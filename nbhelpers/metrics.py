@@ -105,6 +105,7 @@ SCORES = {
     "parameters": {"json_validity": json_validity, "exact_match": json_exact_match, "keys_f1": json_keys_f1},
     "signature": {"exact_match": exact_match},
     "package": {"exact_match": exact_match},
+    "unanswerable": {"exact_match": exact_match},
 }  # task -> name -> function(prediction, reference); the first one listed is the task's headline
 
 

@@ -288,3 +288,24 @@ def make_rows(entries: list[dict], max_characters: int = 1_500) -> list[dict]:
                 call = f"{entry['name'].rpartition('.')[2]}({', '.join(arguments)})"
                 add("signature", entry, f"{entry['name'].rpartition('.')[2]}\n\n{text}", call)
     return rows
+
+
+NOT_DOCUMENTED = "This docstring documents no parameters."
+
+
+def unanswerable(rows: list[dict]) -> list[dict]:
+    """Rows of the task `unanswerable`: `parameters` asked of docstrings that document none, which the answer says.
+
+    Args:
+        rows: as `make_rows` returns them; those of the task `package` have whole docstrings to ask about.
+    """
+    head, made = INSTRUCTIONS["package"] + "\n\n", []
+    for row in rows:
+        text = row["messages"][0]["content"].removeprefix(head)
+        if row["task"] != "package" or re.search(r"(?i)param|args|arguments", text):
+            continue
+        turns = [{"role": "user", "content": f"{INSTRUCTIONS['parameters']}\n\n{text}"}]
+        turns += [{"role": "assistant", "content": NOT_DOCUMENTED}]
+        own = {"id": row["id"].replace("package", "unanswerable"), "task": "unanswerable", "reference": NOT_DOCUMENTED}
+        made.append(row | own | {"messages": turns})
+    return made

@@ -13,7 +13,13 @@ from nbhelpers.run import repository_root
 
 
 def own_answers(
-    model, tokenizer, seed: int = 0, max_new_tokens: int = 96, batch_size: int = 36, count: int | None = None
+    model,
+    tokenizer,
+    seed: int = 0,
+    max_new_tokens: int = 96,
+    batch_size: int = 36,
+    count: int | None = None,
+    hint: str = "",
 ) -> list[dict]:
     """Ordinary requests (`data/replay.json`) with the untuned model's own answers, as rows `{id, task, messages, ...}`.
 
@@ -23,18 +29,20 @@ def own_answers(
 
     Args:
         count: how many requests; None: all.
+        hint: stands behind each request when it is asked, and is not in the row: what the answer owes to it, the
+            tuned model will do of itself (context distillation, Askell et al. 2021, https://arxiv.org/abs/2112.00861).
 
     Raises:
         ParameterError: no answer ended within `max_new_tokens`.
     """
     content = json.loads((repository_root() / "data" / "replay.json").read_text(encoding="utf-8"))
     requests = content["requests"][:count]
-    asked = [[{"role": "user", "content": request}] for request in requests]
+    asked = [[{"role": "user", "content": f"{request} {hint}".strip()}] for request in requests]
     answers = evaluation.generate(model, tokenizer, asked, max_new_tokens, batch_size, temperature=0.7, seed=seed)
     rows = [
         {"id": f"request-{number}", "task": "request", "reference": answer.text}
-        | {"messages": [*turns, {"role": "assistant", "content": answer.text}]}
-        for number, (turns, answer) in enumerate(zip(asked, answers, strict=True), 1)
+        | {"messages": [{"role": "user", "content": request}, {"role": "assistant", "content": answer.text}]}
+        for number, (request, answer) in enumerate(zip(requests, answers, strict=True), 1)
         if answer.stopped and answer.text.strip()
     ]
     if not rows:

@@ -18,7 +18,19 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
 
-from nbhelpers import adapters, chat, checkpoints, cost, evaluation, forward, memory, models, profiles, sources
+from nbhelpers import (
+    adapters,
+    batching,
+    chat,
+    checkpoints,
+    cost,
+    evaluation,
+    forward,
+    memory,
+    models,
+    profiles,
+    sources,
+)
 from nbhelpers.errors import AuditError, NotebookError, ResourceError
 from nbhelpers.run import seed_everything
 
@@ -129,7 +141,7 @@ def sft_config(run, **overrides) -> SFTConfig:
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1 if steps >= 20 else 0,  # a share; of a few steps it would be one without effect
         "max_length": None,  # rows are cut to length, or rather dropped, when they are encoded
-        "train_sampling_strategy": "sequential",  # the rows come ordered by `length_grouped`
+        "train_sampling_strategy": "sequential",  # the rows come ordered by `batching`
         "gradient_checkpointing": p.gradient_checkpointing,
         "bf16": run.dtype == "bfloat16",
         "fp16": run.dtype == "float16",
@@ -161,31 +173,6 @@ def keep_best(steps: int) -> dict:
     }
 
 
-def length_grouped(dataset, batch_size: int, batches: int, seed: int):
-    """The rows of `batches` batches in the order to train on: alike in length within a batch, shuffled otherwise.
-
-    transformers' own `group_by_length` sorts stretches of 50 batches from long to short, so that a short training
-    sees the long rows first and the short ones last; here the batches are shuffled once more. Only the longest batch
-    of all comes first, so that a training which does not fit in memory fails at its first step. Epoch follows epoch
-    until there are enough batches; a last batch that is not full is left out of its epoch.
-
-    Returns: `datasets.Dataset` of `batches * batch_size` rows.
-    """
-    lengths = np.array([len(ids) for ids in dataset["input_ids"]])
-    rng = np.random.default_rng(seed)
-    size = min(batch_size, len(lengths))
-    order: list[int] = []
-    while len(order) < batches * batch_size:
-        rows = rng.permutation(len(lengths))
-        rows = rows[: len(rows) // size * size]
-        groups = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, size)
-        order += rng.permutation(groups).flatten().tolist()
-    chosen = np.array(order[: batches * batch_size]).reshape(batches, batch_size)
-    longest = lengths[chosen].max(1).argmax()
-    chosen[[0, longest]] = chosen[[longest, 0]]
-    return dataset.select(chosen.flatten().tolist())
-
-
 def encoded_rows(run, source, tokenizer, tasks: list[str], count: int = 1_000):
     """`(rows to train on, rows to score)` of a source, encoded, as even over tasks and packages as they come.
 
@@ -204,7 +191,9 @@ def count_tokens(run, train_dataset) -> memory.Plan:
     """Count, without training, what `sft_trainer` will feed the model from these rows."""
     p = run.parameters
     size = p.per_device_train_batch_size
-    return _plan(length_grouped(train_dataset, size, p.max_steps * p.gradient_accumulation_steps, p.seed), size)
+    return _plan(
+        batching.length_grouped(train_dataset, size, p.max_steps * p.gradient_accumulation_steps, p.seed), size
+    )
 
 
 def _plan(rows, batch_size: int) -> memory.Plan:
@@ -283,7 +272,7 @@ def sft_trainer(
     config = sft_config(run, **overrides)
     config.output_dir = str(Path(config.output_dir, name))
     batches = config.max_steps * config.gradient_accumulation_steps
-    ordered = length_grouped(train_dataset, config.per_device_train_batch_size, batches, config.seed)
+    ordered = batching.length_grouped(train_dataset, config.per_device_train_batch_size, batches, config.seed)
     trainer = SFTTrainer(
         model,
         config,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nbhelpers import adapters, cost, diagnosis, evaluation, forgetting, memory, models, profiles, training
+from nbhelpers import adapters, constraints, cost, diagnosis, evaluation, forgetting, memory, models, profiles, training
 from nbhelpers.errors import ModelError, NotebookError, ResourceError
 
 LATENCY_ROUNDS, LATENCY_TOKENS = 9, 16
@@ -79,7 +79,15 @@ def _shape(run) -> memory.Shape:
 
 
 def tune(
-    run, name: str, variant: Variant, rows, validation_rows, test_rows=None, folder: Path | None = None, timed=True
+    run,
+    name: str,
+    variant: Variant,
+    rows,
+    validation_rows,
+    test_rows=None,
+    folder: Path | None = None,
+    timed=True,
+    asked: dict | None = None,
 ) -> dict:
     """Train a variant, at each of its learning rates, and measure the best.
 
@@ -89,6 +97,7 @@ def tune(
         test_rows: encoded rows that are answered and scored; None: the training alone is measured.
         folder: where the adapter is saved; None: nowhere.
         timed: whether the latency is measured too.
+        asked: as for `measure`.
 
     Returns: figures of the training (of the first rate, which had the process to itself, its cost; of the chosen one
     the rest) and what `measure` finds; `left_out` with the reason where it would not fit in memory.
@@ -140,7 +149,7 @@ def tune(
         raise NotebookError(f"{name}: training broke at every learning rate of {variant.learning_rates}.")
     else:
         model, _ = load(run, variant)
-    return found | (measure(run, model, test_rows, timed) if test_rows is not None else {})
+    return found | (measure(run, model, test_rows, timed, asked) if test_rows is not None else {})
 
 
 def _expected(run, variant: Variant, rows) -> training.Forecast:
@@ -202,8 +211,13 @@ def _save(model, folder: Path | None) -> int:
         return models.folder_bytes(folder)
 
 
-def measure(run, model, test_rows, timed: bool = True) -> dict:
-    """A tuned model on rows and probes: one value a row, in order. `timed`: its latency too, merged where it can be."""
+def measure(run, model, test_rows, timed: bool = True, asked: dict | None = None) -> dict:
+    """A tuned model on rows and probes: one value a row, in order.
+
+    Args:
+        timed: its latency too, merged where it can be.
+        asked: group -> `constraints.questions`; the scores then have `<group>.strict` and `answers.ended`.
+    """
     p = run.parameters
     tokenizer, model = models.load_tokenizer(p.model_id), models.for_inference(model, run.dtype)
     scored = evaluation.evaluate(
@@ -214,6 +228,11 @@ def measure(run, model, test_rows, timed: bool = True) -> dict:
         "scores": {f"{task}.{score}": scored.values(task, score) for task, score in scored.scores},
         "forgetting": forgetting.measure(model, tokenizer, p.eval_batch_size),
     }
+    longer = {"max_new_tokens": 2 * p.max_new_tokens, "batch_size": p.eval_batch_size}
+    obeyed = {group: constraints.measure(model, tokenizer, those, **longer) for group, those in (asked or {}).items()}
+    found["scores"] |= {f"{group}.strict": [float(x) for x in those.strict] for group, those in obeyed.items()}
+    if obeyed:
+        found["scores"]["answers.ended"] = [float(x) for those in obeyed.values() for x in those.stopped]
     if not timed:
         return found
     memory.free()

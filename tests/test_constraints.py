@@ -4,10 +4,10 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import constraints
+from nbhelpers import chat, constraints
 from nbhelpers.constraints import HELD_OUT, KINDS, TRAINED, Constraint
 from nbhelpers.errors import ParameterError
 from nbhelpers.evaluation import Answer
@@ -70,6 +70,7 @@ TEXT = st.lists(
 
 @pytest.mark.parametrize("kind", TRAINED)
 @given(answer=TEXT, seed=st.integers(0, 50))
+@example(answer='0 0 0 ?"', seed=0)
 @settings(max_examples=60, deadline=None)
 def test_what_is_written_obeys(kind, answer, seed):
     answer = f"Returns {answer} of the file"  # as an answer has: letters and words
@@ -113,6 +114,28 @@ def test_a_constrained_row_asks_for_it_and_its_answer_obeys():
     made, constraint = constraints.constrained(row, "numbered", seed=0)
     assert made["reference"] == "Read the whole file."
     assert constraint.instruction in made["messages"][1]["content"]
+
+
+@pytest.mark.parametrize("kind", ["uppercase", "numbered"])
+def test_an_instruction_stands_where_it_was_asked_for(kind):
+    turns = [{"role": "system", "content": "Be brief."}, *one("What?", "Read it all.")["messages"]]
+    row = one("What?", "Read it all.") | {"messages": turns}
+    asked = {where: constraints.constrained(row, kind, 0, where) for where in ("behind", "system", "later")}
+    instruction = asked["system"][1].instruction
+    written = "READ IT ALL." if kind == "uppercase" else "Read it all."
+    contents = {where: [turn["content"] for turn in made["messages"]] for where, (made, _) in asked.items()}
+    assert contents["system"] == [f"Be brief.\n\n{instruction}", "What?", written]
+    assert contents["later"] == [
+        "Be brief.", "What?", "Read it all.", f"Give that answer again. {instruction}", written,
+    ]  # fmt: skip
+    assert {made["messages"][-1]["role"] for made, _ in asked.values()} == {"assistant"}
+    for made, _ in asked.values():
+        chat.check_messages(made["messages"])
+    with pytest.raises(ParameterError, match="where='before' is neither behind, system nor later"):
+        constraints.constrained(row, kind, 0, "before")
+    assert constraints.questions([row], 1, 0, (kind,), "later")[0][0] == asked["later"][0]["messages"][:-1]
+    if kind == "uppercase":
+        assert constraints.mixture([row], 1.0, 0, (kind,), "system") == [asked["system"][0]]
 
 
 def one(question: str, answer: str) -> dict:

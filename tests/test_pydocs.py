@@ -394,6 +394,20 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
+def test_unanswerable_questions_are_about_texts_that_name_no_parameter(rows):
+    found = pydocs.unanswerable(rows)
+    assert len(found) > 500
+    head = pydocs.INSTRUCTIONS["parameters"] + "\n\n"
+    for row in found:
+        question, answer = (turn["content"] for turn in row["messages"])
+        assert question.startswith(head)
+        assert not pydocs.documented_parameters(question.removeprefix(head))
+        assert answer == row["reference"] == pydocs.NOT_DOCUMENTED
+        assert row["task"] == "unanswerable"
+    assert len({row["id"] for row in found}) == len(found)
+    assert not pydocs.unanswerable([row for row in rows if row["task"] != "package"])
+
+
 @pytest.mark.slow
 def test_a_cold_load_costs_less_than_twice_what_python_needs_to_parse_the_files(tmp_path, monkeypatch):
     """The parser's own time, from every tenth file in the same run, stands for how fast the machine is just now."""

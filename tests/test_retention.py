@@ -9,6 +9,7 @@ from test_training import rows, run  # noqa: F401 (a fixture)
 
 from nbhelpers import chat, forgetting, retention, training
 from nbhelpers.errors import ParameterError
+from nbhelpers.evaluation import Answer
 from nbhelpers.run import repository_root
 
 
@@ -37,6 +38,22 @@ def test_rehearsed_rows_are_the_model_s_own_ended_answers(smoke):
     assert found["input_ids"] == again["input_ids"]
     texts = [tokenizer.decode(ids) for ids in found["input_ids"]]
     assert all(any(request in text for request in requests()) for text in texts)
+
+
+def test_a_hint_is_asked_and_not_kept(monkeypatch):
+    seen = {}
+
+    def generate(model, tokenizer, prompts, *_, **options):
+        seen.update(prompts=prompts, **options)
+        return [Answer("Yes.", 2, True), Answer("No", 1, False), Answer("Well.", 2, True)]
+
+    monkeypatch.setattr(retention.evaluation, "generate", generate)
+    found = retention.own_answers(None, None, count=3, hint="Be brief.")
+    assert [prompt[0]["content"] for prompt in seen["prompts"]] == [f"{r} Be brief." for r in requests()[:3]]
+    assert seen["temperature"] == 0.7
+    assert [[turn["content"] for turn in row["messages"]] for row in found] == [
+        [requests()[0], "Yes."], [requests()[2], "Well."],
+    ]  # fmt: skip
 
 
 def test_a_model_that_never_ends_has_nothing_to_rehearse(smoke):

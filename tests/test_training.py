@@ -13,7 +13,7 @@ import torch
 import trl
 from peft import LoraConfig
 
-from nbhelpers import adapters, chat, forward, memory, models, training
+from nbhelpers import adapters, batching, chat, forward, memory, models, training
 from nbhelpers.errors import AuditError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 
@@ -109,7 +109,7 @@ def curve(trainer_class, rows, tmp_path, seed):
     model, tokenizer = models.load("smoke", "bfloat16")
     torch.manual_seed(seed)
     r = run(tmp_path, dtype="bfloat16", max_steps=30, learning_rate=3e-3, seed=seed)
-    ordered = training.length_grouped(rows, 4, 30, seed=0)
+    ordered = batching.length_grouped(rows, 4, 30, seed=0)
     trainer = trainer_class(
         model, training.sft_config(r), train_dataset=ordered, processing_class=tokenizer, peft_config=LORA
     )
@@ -159,27 +159,6 @@ def test_packed_rows_train_as_they_do_alone(model, tokenizer, rows, tmp_path):
     leaking["attention_mask"][:, 0] = 0  # padding on the left: the mask is not left out
     seen, _ = forward.labelled_logits(model, model.get_output_embeddings(), leaking)
     assert distances(seen, expected).min(1).values.max() > 100 * difference, "a leak would not be noticed"
-
-
-def test_batches_are_alike_in_length_and_cover_each_epoch(rows):
-    ordered = training.length_grouped(rows.add_column("i", range(len(rows))), 4, 20, seed=1)
-    lengths = np.array([len(ids) for ids in ordered["input_ids"]]).reshape(20, 4)
-    assert sorted(ordered["i"]) == sorted([*range(40)] * 2)
-    assert lengths[0].max() == lengths.max(), "the longest first: what does not fit in memory fails at once"
-    everywhere = np.array([len(ids) for ids in rows["input_ids"]])
-    assert np.ptp(lengths, axis=1).mean() < 0.35 * np.ptp(everywhere)
-    means = lengths[:10].mean(1)
-    assert abs(np.corrcoef(means, np.arange(10))[0, 1]) < 0.9, "long to short would be a curriculum"
-
-
-def test_the_order_is_the_seed_s(rows):
-    orders = [training.length_grouped(rows, 4, 5, seed)["input_ids"] for seed in (0, 0, 1)]
-    assert list(orders[0]) == list(orders[1])
-    assert list(orders[0]) != list(orders[2])
-
-
-def test_fewer_rows_than_a_batch_still_fill_it(rows):
-    assert len(training.length_grouped(rows.select(range(3)), 8, 2, 0)) == 16
 
 
 def test_tokens_counted_before_are_those_trained_on(model, tokenizer, rows, tmp_path):

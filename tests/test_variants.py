@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig
 
-from nbhelpers import adapters, chat, comparison, evaluation, forgetting, models, variants
+from nbhelpers import adapters, chat, comparison, constraints, evaluation, forgetting, models, variants
 from nbhelpers.errors import ModelError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 from nbhelpers.run import Run
@@ -117,6 +117,28 @@ def test_what_is_not_timed_is_scored_all_the_same(run, rows, results):
     found = variants.tune(run, "LoRA", Variant(lora(), RATES[1:]), rows, rows.select(range(6)), held_out, timed=False)
     assert "latency" not in found
     assert found["held_out_loss"] == pytest.approx(results["LoRA"]["held_out_loss"])
+
+
+def test_what_is_asked_of_a_variant_is_scored_by_group(run, rows, results):
+    """The untuned model, measured once by hand and once by the study."""
+    asked = {
+        "forms": constraints.questions(constraints.requests(), 1, 0),
+        "two": constraints.questions(constraints.requests(), 2, 1),
+    }
+    found = variants.tune(run, "untuned", Variant(), rows, rows, rows.select(range(6, 12)), timed=False, asked=asked)
+    model, tokenizer = models.load("smoke", "float32")
+    longer = {"max_new_tokens": 24, "batch_size": 8}
+    by_hand = {group: constraints.measure(model, tokenizer, those, **longer) for group, those in asked.items()}
+    scores = found["scores"]
+    assert {name for name in scores if name not in results["untuned"]["scores"]} == {
+        "forms.strict", "two.strict", "answers.ended",
+    }  # fmt: skip
+    for group, those in by_hand.items():
+        assert scores[f"{group}.strict"] == [float(x) for x in those.strict]
+    assert scores["answers.ended"] == [float(x) for those in by_hand.values() for x in those.stopped]
+    assert len(scores["two.strict"]) == 2 * len(constraints.KINDS)
+    metric = comparison.figures({"untuned": found}, "untuned")["untuned.forms.strict"]
+    assert metric.value == sum(scores["forms.strict"]) / len(constraints.KINDS)
 
 
 def test_the_table_has_a_row_a_variant_and_intervals(results):

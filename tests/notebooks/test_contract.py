@@ -72,6 +72,7 @@ def test_has_one_parameters_cell_of_commented_literals(path):
         "run_id",
         "output_dir",
         "force",
+        "prompts",
     }
     assert declared.keys() - free_text <= LIMITS.keys(), "a parameter without limits"
 
