@@ -20,17 +20,18 @@ def own_answers(
     batch_size: int = 36,
     count: int | None = None,
     hint: str = "",
+    temperature: float = 0.7,
 ) -> list[dict]:
     """Ordinary requests (`data/replay.json`) with the untuned model's own answers, as rows `{id, task, messages, ...}`.
 
     Nobody has the data that a published chat model was trained on; what it says of itself stands in for them
-    (pseudo-rehearsal, Robins 1995). Answers are drawn at temperature 0.7; those that run into the limit are left out,
-    for they have no end to learn.
+    (pseudo-rehearsal, Robins 1995). Answers that run into the limit are left out, for they have no end to learn.
 
     Args:
         count: how many requests; None: all.
         hint: stands behind each request when it is asked, and is not in the row: what the answer owes to it, the
             tuned model will do of itself (context distillation, Askell et al. 2021, https://arxiv.org/abs/2112.00861).
+        temperature: at which answers are drawn; the lower, the likelier for the model and the less varied.
 
     Raises:
         ParameterError: no answer ended within `max_new_tokens`.
@@ -38,7 +39,9 @@ def own_answers(
     content = json.loads((repository_root() / "data" / "replay.json").read_text(encoding="utf-8"))
     requests = content["requests"][:count]
     asked = [[{"role": "user", "content": f"{request} {hint}".strip()}] for request in requests]
-    answers = evaluation.generate(model, tokenizer, asked, max_new_tokens, batch_size, temperature=0.7, seed=seed)
+    answers = evaluation.generate(
+        model, tokenizer, asked, max_new_tokens, batch_size, temperature=temperature, seed=seed
+    )
     rows = [
         {"id": f"request-{number}", "task": "request", "reference": answer.text}
         | {"messages": [{"role": "user", "content": request}, {"role": "assistant", "content": answer.text}]}

@@ -48,9 +48,9 @@ def test_a_hint_is_asked_and_not_kept(monkeypatch):
         return [Answer("Yes.", 2, True), Answer("No", 1, False), Answer("Well.", 2, True)]
 
     monkeypatch.setattr(retention.evaluation, "generate", generate)
-    found = retention.own_answers(None, None, count=3, hint="Be brief.")
+    found = retention.own_answers(None, None, count=3, hint="Be brief.", temperature=0.3)
     assert [prompt[0]["content"] for prompt in seen["prompts"]] == [f"{r} Be brief." for r in requests()[:3]]
-    assert seen["temperature"] == 0.7
+    assert seen["temperature"] == 0.3
     assert [[turn["content"] for turn in row["messages"]] for row in found] == [
         [requests()[0], "Yes."], [requests()[2], "Well."],
     ]  # fmt: skip
