@@ -22,7 +22,8 @@ OPENERS = ("In short:", "Here it is:", "Summary:", "Answer:")
 CLOSERS = ("That is all.", "End of answer.", "I hope this helps.")
 RARE_WORDS = ("lantern", "harbor", "copper", "meadow", "velvet", "orchard", "thunder", "pebble")
 _WORD = re.compile(r"\w+")
-_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.S | re.I)
+_NO_END = r"(?<![.\s][A-HJ-Za-z]\.)(?<!\b[DM]r\.)(?<!\bMrs\.)(?<!\bvs\.)"  # behind the point of e.g., Dr., ...
+_SENTENCE_END = re.compile(_NO_END + r"(?<=[.!?])[\"')\]]*(?:\s+|$)|\n+")
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,11 @@ def words(text: str) -> int:
 
 
 def sentences(text: str) -> int:
-    """How many sentences: pieces that end with a full stop, question or exclamation mark before a space or the end."""
-    return len([piece for piece in re.split(r"(?<=[.!?])[\"')\]]*(?:\s+|$)", text.strip()) if _WORD.search(piece)])
+    """How many sentences: pieces that end with a full stop, question or exclamation mark, or with their line.
+
+    The mark counts before a space or the end; the point of `e.g.`, of a title and of a single letter ends none.
+    """
+    return sum(bool(_WORD.search(piece)) for piece in _SENTENCE_END.split(text.strip()))
 
 
 def bullets(text: str) -> int:
@@ -93,10 +97,8 @@ def _occurrences(word: str, text: str) -> int:
 
 
 def _is_json(text: str) -> bool:
-    text = text.strip()
-    text = found[1] if (found := _FENCE.match(text)) else text
     try:
-        json.loads(text)
+        json.loads(re.sub(r"\A```(?:json)?|```\Z", "", text.strip(), flags=re.I))
     except (ValueError, RecursionError):
         return False
     return True
@@ -107,11 +109,13 @@ def _numbered(text: str) -> list[int]:
 
 
 def _highlights(text: str) -> int:
-    return sum(bool(found.strip("*").strip()) for found in re.findall(r"\*[^\n*]*\*", text))
+    found = re.findall(r"\*[^\n*]*\*", text) + re.findall(r"\*\*[^\n*]*\*\*", text)
+    return sum(bool(part.strip("*").strip()) for part in found)
 
 
 def _two_answers(text: str) -> bool:
-    parts = [part.strip() for part in text.split("******")]
+    first, *between, last = [part.strip() for part in text.split("******")]
+    parts = [*filter(None, [first]), *between, *filter(None, [last])]
     return len(parts) == 2 == len(set(parts) - {""})
 
 
@@ -139,8 +143,8 @@ def _shorten(answer: str, count: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without the marks that other kinds count: asterisks, commas and double quotation marks."""
-    return re.sub(r"[*,\"]", "", text)
+    """Without the marks that other kinds count: asterisks, double quotation marks, and commas but those in numbers."""
+    return re.sub(r"[*\"]|,(?!\d)", "", text)
 
 
 def _nothing(rng: random.Random, answer: str) -> dict:
@@ -189,13 +193,13 @@ KINDS: dict[str, Kind] = {
         _nothing,
         lambda: "Do not use any commas.",
         lambda answer: "," not in answer,
-        lambda answer: answer.replace(",", ""),
+        lambda answer: re.sub(r",(?!\d)", "", answer),  # of 3,5 nothing else can be made: such an answer does not obey
     ),
     "bullets": Kind(
         lambda rng, answer: {"count": rng.randint(2, 3)},
         lambda count: f"Write exactly {count} bullet points, each on a line that begins with *.",
         lambda answer, count: bullets(answer) == count,
-        lambda answer, count: "\n".join(f"* {part}" for part in _split_evenly(_plain(answer), count)),
+        lambda answer, count: "\n".join(f"* {part}" for part in _split_evenly(_plain(answer), count) if part),
     ),
     "json": Kind(
         _nothing,
@@ -225,7 +229,7 @@ KINDS: dict[str, Kind] = {
         _nothing,
         lambda: "Answer in exactly one sentence.",
         lambda answer: sentences(answer) == 1,
-        lambda answer: re.sub(r"[.!?]+(?=[\"')\]]*\s)", ";", answer.strip()),
+        lambda answer: re.sub(rf"[.!?]+{_NO_END}(?=[\"')\]]*\s)", ";", " ".join(answer.split())),
     ),
     # --- held out: asked, never trained ----------------------------------------------------------------------------
     "at least words": Kind(
@@ -271,9 +275,7 @@ KINDS: dict[str, Kind] = {
     "two answers": Kind(
         _nothing,
         lambda: "Give two different answers with a line of six asterisks (******) between them.",
-        lambda answer: (
-            len({part.strip() for part in answer.split("******")} - {""}) == 2 == len(answer.split("******"))
-        ),
+        lambda answer: "******" in answer and _two_answers(answer),
     ),
 }
 TRAINED = tuple(name for name, kind in KINDS.items() if kind.write)
@@ -345,7 +347,8 @@ def mixture(
 ) -> list[dict]:
     """The same rows, a share of which, drawn by the seed, also ask for a constraint.
 
-    The kinds take turns, so that each is learned from as many rows.
+    The kinds take turns, so that each is learned from as many rows; one that an answer cannot be made to obey, such as
+    `42` in capital letters, is passed over.
 
     Args:
         rows: of one question and answer, in plain text: a JSON answer in capital letters is none.
@@ -358,9 +361,16 @@ def mixture(
     """
     if not 0 <= share <= 1:
         raise ParameterError(f"share={share} is outside of 0 to 1.")
-    chosen = sorted(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
-    asked = dict(zip(chosen, itertools.cycle(kinds)))
-    return [constrained(row, asked[i], seed, where)[0] if i in asked else row for i, row in enumerate(rows)]
+    chosen = set(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
+    turns, made = itertools.cycle(kinds), []
+    for i, row in enumerate(rows):
+        for kind in itertools.islice(turns, len(kinds) if i in chosen else 0):
+            asking, constraint = constrained(row, kind, seed, where)
+            if constraint.holds(asking["reference"]):
+                row = asking
+                break
+        made.append(row)
+    return made
 
 
 def questions(
@@ -422,11 +432,10 @@ def table(found: dict[str, Obedience]):
 
     asked = {kind for obedience in found.values() for kind in obedience.kinds}
     rows = {
-        (group, kind): {name: statistics.fmean(obedience.values((kind,))) for name, obedience in found.items()}
-        for group, kinds in (("trained", TRAINED), ("held out", HELD_OUT))
-        for kind in kinds
+        kind if kind in TRAINED else f"{kind} (held out)": {
+            name: statistics.fmean(obedience.values((kind,))) for name, obedience in found.items()
+        }
+        for kind in (*TRAINED, *HELD_OUT)
         if kind in asked
     }
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["kinds", "kind"])
-    return frame
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("kind")

@@ -43,10 +43,10 @@ def own_answers(
         model, tokenizer, asked, max_new_tokens, batch_size, temperature=temperature, seed=seed
     )
     rows = [
-        {"id": f"request-{number}", "task": "request", "reference": answer.text}
-        | {"messages": [{"role": "user", "content": request}, {"role": "assistant", "content": answer.text}]}
+        {"id": f"request-{number}", "task": "request", "reference": text}
+        | {"messages": [{"role": "user", "content": request}, {"role": "assistant", "content": text}]}
         for number, (request, answer) in enumerate(zip(requests, answers, strict=True), 1)
-        if answer.stopped and answer.text.strip()
+        if answer.stopped and (text := answer.text.strip())
     ]
     if not rows:
         raise ParameterError(f"None of {len(asked)} answers ended within max_new_tokens={max_new_tokens}: raise it.")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import chat, constraints
+from nbhelpers import constraints, shapes
 from nbhelpers.constraints import HELD_OUT, KINDS, TRAINED, Constraint
 from nbhelpers.errors import ParameterError
 from nbhelpers.evaluation import Answer
@@ -22,24 +22,32 @@ GOOD_AND_BAD = {  # kind -> arguments, answers that obey, answers that do not
     "quoted": ({}, ['"all of it"', ' "x" '], ['"half" of it', '"', "none"]),
     "no commas": ({}, ["none here; really"], ["one, two"]),
     "bullets": ({"count": 2}, ["* a\n* b", "Look:\n- a\n- b"], ["* a", "* a\n* b\n* c", "**a**\n**b**"]),
-    "json": ({}, ['{"a": 1}', "[1]", '```json\n{"a": 1}\n```'], ["{'a': 1}", 'Here: {"a": 1}', "```\n"]),
+    "json": (
+        {},
+        ['{"a": 1}', "[1]", '```json\n{"a": 1}\n```', '```json\n{"a": 1}'],
+        ["{'a': 1}", 'Here: {"a": 1}', "```\n"],
+    ),
     "title": ({}, ["<<On files>>\nIt reads."], ["<<>> nothing", "<On files>", "<<   >>"]),
     "include": ({"word": "file"}, ["It opens FILES."], ["It opens doors."]),
     "postscript": ({}, ["Yes.\nP.S. Thanks.", "yes\np. s. more"], ["Yes. PS thanks"]),
     "one sentence": (
         {},
-        ["It reads.", "It reads version 1.5 of it!", "No stop at all"],
-        ["It reads. It writes.", "..."],
+        ["It reads.", "It reads version 1.5 of it!", "No stop at all", "Use a tool, e.g. pip.", "Dr. Smith is right."],
+        ["It reads. It writes.", "...", "* read\n* write", "So do I. You do not."],
     ),
     "at least words": ({"count": 3}, ["one two three four"], ["one two"]),
     "avoid": ({"word": "file"}, ["It opens doors.", "a profiler"], ["The File.", "file"]),
     "word count": ({"word": "copper", "count": 2}, ["copper, Copper"], ["copper"]),
     "letter count": ({"letter": "e", "count": 3}, ["Eve", "x"], ["Eve eats"]),
     "numbered": ({"count": 2}, ["1. a\n2. b", "List:\n1) a\n2) b"], ["1. a", "1. a\n3. b", "1. a\n2. b\n3. c"]),
-    "highlighted": ({"count": 2}, ["*a* and *b*"], ["*a* and b", "** and **"]),
+    "highlighted": ({"count": 2}, ["*a* and *b*", "**a** and **b**"], ["*a* and b", "** and **"]),
     "paragraphs": ({"count": 2}, ["a\n\nb", "a\nb\n \nc"], ["a\nb", "a\n\nb\n\nc"]),
     "placeholders": ({"count": 1}, ["Dear [name]"], ["Dear (name)"]),
-    "two answers": ({}, ["a\n******\nb"], ["a ****** a", "a", "a ****** b ****** c", "****** b"]),
+    "two answers": (
+        {},
+        ["a\n******\nb", "a\n******\nb\n******"],
+        ["a ****** a", "a", "a ****** b ****** c", "****** b", "a ****** ****** b"],
+    ),
 }
 
 
@@ -130,7 +138,7 @@ def test_an_instruction_stands_where_it_was_asked_for(kind):
     ]  # fmt: skip
     assert {made["messages"][-1]["role"] for made, _ in asked.values()} == {"assistant"}
     for made, _ in asked.values():
-        chat.check_messages(made["messages"])
+        shapes.check_messages(made["messages"])
     with pytest.raises(ParameterError, match="where='before' is neither behind, system nor later"):
         constraints.constrained(row, kind, 0, "before")
     assert constraints.questions([row], 1, 0, (kind,), "later")[0][0] == asked["later"][0]["messages"][:-1]
@@ -162,6 +170,17 @@ def test_a_share_of_a_mixture_asks_for_trained_kinds_in_turn_and_obeys(share):
         assert all(c.holds(row["reference"]) for c, row in zip(by_turn, found, strict=True))
     elif share:
         assert changed != [n for n in constraints.mixture(ROWS, share, seed=2) if n not in ROWS]
+
+
+def test_a_kind_that_an_answer_cannot_obey_is_passed_over_and_what_is_written_is_whole():
+    rows = [one("How much?", "42"), one("How far?", "3,5 km"), one("Where?", "Paris.")]
+    kinds = ("uppercase", "no commas", "bullets")
+    written = [row["messages"][-1]["content"] for row in constraints.mixture(rows, 1.0, 0, kinds)]
+    assert written == ["42", "* 3,5\n* km", "PARIS."]  # capitals passed over, then kind after kind in turn
+    assert constraints.mixture(rows[1:2], 1.0, 0, ("no commas", "bullets")) == constraints.mixture(
+        rows[1:2], 1.0, 0, ("bullets",)
+    )
+    assert constraints.mixture([one("How much?", "42")], 1.0, 0, ("uppercase",)) == [one("How much?", "42")]
 
 
 def test_ordinary_requests_are_none_that_are_trained_on_or_probed():
@@ -202,7 +221,7 @@ def test_a_model_is_measured_by_what_it_writes(monkeypatch):
     assert found.values(constraints.TRAINED) == [1.0, 0.0]
     assert found.values(constraints.HELD_OUT, "stopped") == [0.0]
     table = constraints.table({"tuned": found})
-    assert list(table.index) == [("trained", "uppercase"), ("trained", "quoted"), ("held out", "two answers")]
+    assert list(table.index) == ["uppercase", "quoted", "two answers (held out)"]
     assert list(table["tuned"]) == [1, 0, 0]
 
 
@@ -259,6 +278,10 @@ def test_shared_kinds_agree_with_lm_eval(kind, monkeypatch):
         "[x]",
         "P.S.",
         "copper",
+        "**bold**",
+        "******",
+        "```json",
+        "```",
         "That is all.",
     ]
     for trial in range(400):
