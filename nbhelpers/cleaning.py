@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbhelpers import chat, normalisation, privacy, quality
+from nbhelpers import normalisation, privacy, quality, shapes
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.formats import write_jsonl
 
@@ -137,13 +137,13 @@ def rewritten(
 
 # --- schema -------------------------------------------------------------------------------------------------------
 
-_OWN_COLUMNS = {"id", "input", "system", "history", "tools"}.union(*chat.SHAPES.values())
+_OWN_COLUMNS = {"id", "input", "system", "history", "tools"}.union(*shapes.SHAPES.values())
 
 
 def shape_of(raw: Iterable) -> str:
     """The name of the shape of the first row that has one. Raises DataError with the shapes there are."""
     columns = [{key for key in row if isinstance(key, str)} for row in raw if isinstance(row, dict)]
-    return next(filter(None, map(chat.known_shape, columns)), None) or chat.recognise(next(iter(columns), set()))
+    return next(filter(None, map(shapes.known_shape, columns)), None) or shapes.recognise(next(iter(columns), set()))
 
 
 def validate(
@@ -155,7 +155,7 @@ def validate(
     or truth values; a column of several kinds becomes text.
 
     Args:
-        raw: rows as they were read, in any shape that `chat.recognise` knows.
+        raw: rows as they were read, in any shape that `shapes.recognise` knows.
         shape: its name; that of the first 1,000 rows (`shape_of`) where None.
         first_number: number of the first row, counted from 1.
         seen: ids that are taken; pass the same set again to continue over further rows.
@@ -168,8 +168,8 @@ def validate(
 
     raw, seen = list(raw), set() if seen is None else seen
     shape = shape_of(raw[:1_000]) if shape is None else shape
-    if shape not in chat.SHAPES:
-        raise ParameterError(f"shape={shape!r} is not one of {', '.join(chat.SHAPES)}.")
+    if shape not in shapes.SHAPES:
+        raise ParameterError(f"shape={shape!r} is not one of {', '.join(shapes.SHAPES)}.")
     if shape == "preference":
         raise DataError(
             "The rows are preference pairs (chosen, rejected), of which each side would have to be cleaned alike. To "
@@ -180,7 +180,7 @@ def validate(
         name = _name(row, number, seen)
         seen.add(name)
         try:
-            content = chat.content_of(row, shape)
+            content = shapes.content_of(row, shape)
             extra = {key: row[key] for key in row.keys() - _OWN_COLUMNS if type(row[key]) in (str, int, float, bool)}
             extra = {key: value for key, value in extra.items() if type(key) is str}
             json.dumps([extra, content], ensure_ascii=False).encode()

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers import chat, cost
+from nbhelpers import cost, shapes
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.run import replaced
 
@@ -18,7 +18,7 @@ PAIRS = ("preference", "preference plain", "preference implicit", "openai prefer
 OPENAI_MINIMUM = 10  # examples; https://developers.openai.com/api/docs/guides/supervised-fine-tuning
 
 _OPENAI_PAIR = {"input", "preferred_output", "non_preferred_output"}
-_OWN_COLUMNS = {"system", "history", "tools", "parallel_tool_calls", *_OPENAI_PAIR}.union(*chat.SHAPES.values())
+_OWN_COLUMNS = {"system", "history", "tools", "parallel_tool_calls", *_OPENAI_PAIR}.union(*shapes.SHAPES.values())
 _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}  # role -> ShareGPT's name
 
 
@@ -54,9 +54,9 @@ def normal_form(row: dict) -> dict:
     Raises DataError: the columns make no known shape, a turn cannot be used, or the row has what a plain turn cannot
     say (tool calls, images, ...).
     """
+    shapes.refuse_more_than_text(row)
     columns = {name for name, value in row.items() if value is not None}
-    shape = "openai preference" if columns >= _OPENAI_PAIR else chat.recognise(columns)
-    chat.refuse_tools(row)
+    shape = "openai preference" if columns >= _OPENAI_PAIR else shapes.recognise(columns)
     if shape == "openai preference":
         given = row["input"]
         if not isinstance(given, dict) or given.get("tools"):
@@ -66,7 +66,7 @@ def normal_form(row: dict) -> dict:
         return _pair(given.get("messages"), row["preferred_output"], row["non_preferred_output"])
     if shape == "preference":
         return _pair(row.get("prompt"), row["chosen"], row["rejected"])
-    messages = chat.to_messages(row, shape, weights=True)
+    messages = shapes.to_messages(row, shape, weights=True)
     _encodable(messages)
     return {"messages": messages}
 
@@ -88,7 +88,7 @@ def _pair(prompt, chosen, rejected) -> dict:
                 f"{name} is {turns!r:.60}, expected turns, or text together with a prompt that is text", "not turns"
             )
     conversations = [[*(prompt or []), *answer] for answer in (chosen, rejected)]
-    good, bad = map(chat.check_messages, conversations)
+    good, bad = map(shapes.check_messages, conversations)
     if good == bad:
         raise DataError("chosen and rejected are the same; there is nothing to prefer", "nothing to prefer")
     length = len(prompt or [])
@@ -155,7 +155,6 @@ def _write_conversation(messages: list[dict], shape: str) -> dict:
     if shape == "sharegpt":
         return {"conversations": [{"from": _FROM[turn["role"]], "value": turn["content"]} for turn in messages]}
     if shape == "prompt/completion":
-        _refuse_unless(len(messages) > 1, shape, "an answer without a prompt")
         return {"prompt": messages[:-1], "completion": messages[-1:]}
     if shape == "prompt/completion plain":
         _refuse_unless(roles == ["user", "assistant"], shape, "more than one question and its answer")
@@ -163,8 +162,6 @@ def _write_conversation(messages: list[dict], shape: str) -> dict:
     _refuse_unless("tool" not in roles, shape, "a tool turn")
     system = messages[0]["content"] if roles[0] == "system" else ""
     turns = [turn["content"] for turn in messages[bool(system) :]]
-    alternate = roles[bool(system) :] == ["user", "assistant"] * (len(turns) // 2)
-    _refuse_unless(alternate, shape, "turns other than question and answer in turn")
     pairs = [list(pair) for pair in zip(turns[::2], turns[1::2], strict=True)]
     *history, (question, answer) = pairs
     return {"instruction": question, "input": "", "output": answer, "system": system, "history": history}
@@ -199,7 +196,8 @@ def convert(rows, shape: str) -> Converted:
     kept, reasons, refused_rows, read = [], Counter(), {}, 0
     for read, row in enumerate(rows, 1):
         try:
-            kept.append(from_messages(_others(row) | normal_form(row), shape))
+            read_row = normal_form(row)
+            kept.append(from_messages(_others(row) | read_row, shape))
         except DataError as error:
             refused_rows[read] = str(error)
             reasons[error.reason] += 1

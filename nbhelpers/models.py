@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from nbhelpers import chat, memory, templates
 from nbhelpers.errors import ModelError
-from nbhelpers.run import sha256_of
+from nbhelpers.run import read_json, sha256_of, write_json
 from nbhelpers.sources import cache_folder, explain_hub_error
 
 WHEEL = {
@@ -362,16 +363,25 @@ def adopt_template(model, tokenizer, source: str) -> list[int]:
 def save_adapter(model, tokenizer, folder: Path) -> None:
     """Write an adapter with all that it takes to serve it: the tokenizer, its chat template, and where to stop.
 
-    `AutoModelForCausalLM.from_pretrained(folder)` loads the base with the adapter on it, and `AutoTokenizer` the
-    template that it was trained with; a server finds the end tokens in `generation_config.json`.
+    `AutoModelForCausalLM.from_pretrained(folder)` loads the base, by its Hub id or from its folder, with the adapter on
+    it, and `AutoTokenizer` the template that it was trained with. `generation_config.json` names the end tokens for
+    whoever reads it there; transformers takes those of the base.
     """
     from transformers import GenerationConfig
 
     model.save_pretrained(folder)
+    config = read_json(Path(folder) / "adapter_config.json")
+    write_json(Path(folder) / "adapter_config.json", config | _on_the_hub(config["base_model_name_or_path"]))
     tokenizer.save_pretrained(folder)
     ends = sorted(chat.stop_token_ids(tokenizer, model))
     ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends}
     GenerationConfig(**ids).save_pretrained(folder)
+
+
+def _on_the_hub(base: str) -> dict[str, str]:
+    """Hub id and revision of a base that lies in the Hub's cache, as another machine can read them; else nothing."""
+    found = re.search(r"models--([^/\\]+)[/\\]snapshots[/\\](\w+)", base)
+    return {"base_model_name_or_path": found[1].replace("--", "/", 1), "revision": found[2]} if found else {}
 
 
 def logits(model, input_ids):

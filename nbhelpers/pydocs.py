@@ -255,7 +255,8 @@ def split_summary(text: str) -> tuple[str, str] | None:
 def make_rows(entries: list[dict], max_characters: int = 1_500) -> list[dict]:
     """Instruction rows `{id, task, package, module, messages, reference}` from `corpus()`, by rule and in order.
 
-    A docstring longer than `max_characters` gives none: cutting it could cut the answer out of the question.
+    A docstring longer than `max_characters` gives none: cutting it could cut the answer out of the question. A space is
+    set into signs such as `<|endoftext|>`, of which docstrings of tokenizers speak.
     """
     rows, seen = [], set()
 
@@ -264,6 +265,7 @@ def make_rows(entries: list[dict], max_characters: int = 1_500) -> list[dict]:
         if key in seen:
             return
         seen.add(key)
+        content, answer = (re.sub(r"<\|(?=\S+?\|>)", "< |", text) for text in (content, answer))  # forges no turn
         prompt = {"role": "user", "content": f"{INSTRUCTIONS[task]}\n\n{content}"}
         rows.append(
             {"id": f"{task}-{key}", "task": task, "package": entry["package"], "module": entry["module"]}

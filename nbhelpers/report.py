@@ -4,13 +4,13 @@ The page asks for nothing outside itself: styles and figures are inside, so it c
 """
 
 import base64
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from nbhelpers.errors import NotebookError
+from nbhelpers.run import read_json
 
 CURRENCIES = {"dollars", "usd", "$"}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser holds the page to its promise
@@ -69,14 +69,6 @@ dd { margin: 0; overflow-wrap: anywhere; }
   td:not(:first-child)::before { content: attr(data-label); color: var(--soft); }
 }
 """
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; None while it is missing or only partly written (papermill writes in place)."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
 
 
 def _read_object(path: Path) -> dict:

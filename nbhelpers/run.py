@@ -64,7 +64,7 @@ LIMITS: dict[str, tuple[float, float] | list[str]] = {
 }
 
 BOOKKEEPING = {"run_id", "output_dir", "resume", "force", "report_to", "study"}  # parameters that change no result
-FULL_STUDIES = ("02_peft_qlora", "03_full_fine_tuning")  # the notebooks that have a study beyond the default
+FULL_STUDIES = ("02_peft_qlora", "03_full_fine_tuning", "04_instruction_tuning")  # which can do more than the default
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,14 @@ def replaced(path: str | Path):
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None while it is missing or only partly written (papermill writes in place)."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
 
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbhelpers import chat, files, pydocs
+from nbhelpers import chat, files, pydocs, shapes
 from nbhelpers.errors import DataError
 
 
@@ -287,12 +287,12 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
     the first such row, counted from 1.
     """
     try:
-        shape = chat.recognise(set(rows[0]))
+        shape = shapes.recognise(set(rows[0]))
     except DataError as error:
         raise DataError(f"{name}, row 1: {error}") from None
     out = []
     for number, row in enumerate(rows, 1):
-        missing = chat.SHAPES[shape] - {key for key, value in row.items() if value is not None}
+        missing = shapes.SHAPES[shape] - {key for key, value in row.items() if value is not None}
         if missing:
             raise DataError(
                 f"{name}, row {number}: lacks {', '.join(sorted(missing))}, while row 1 is of the shape {shape}. "
@@ -300,7 +300,7 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
             )
         task = row.get("task") if isinstance(row.get("task"), str) else "text"
         try:
-            messages = chat.to_messages(row, shape)
+            messages = shapes.to_messages(row, shape)
             "".join([task, *(turn["content"] for turn in messages)]).encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.errors import NotebookError, ParameterError
-from nbhelpers.report import duration, read_json
-from nbhelpers.run import BOOKKEEPING, repository_root, write_json
+from nbhelpers.report import duration
+from nbhelpers.run import BOOKKEEPING, read_json, repository_root, write_json
 
 JOB_BYTES = 8 * 2**30  # memory that a machine should have for each job at a time
 

@@ -24,7 +24,8 @@ from uuid import uuid4
 
 from nbhelpers import run
 from nbhelpers.errors import NotebookError, ParameterError
-from nbhelpers.report import describe, duration, read_json
+from nbhelpers.report import describe, duration
+from nbhelpers.run import read_json
 
 KERNEL_DIED = 138  # papermill's exit code for it
 POLL_SECONDS = 0.25

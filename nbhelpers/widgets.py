@@ -6,7 +6,7 @@ import math
 import random
 import textwrap
 
-from nbhelpers import chat, templates
+from nbhelpers import shapes, templates
 from nbhelpers.errors import DataError, ParameterError
 
 BODY = ("messages", "text")  # the columns that hold a row's text
@@ -178,7 +178,8 @@ def _browser(rows, columns: list[str], count: int):
 def converse(model, tokenizer, prompts: list[str], system: str = "", max_new_tokens: int = 128):
     """A chat with a model, its history kept, as an ipywidget; headless the prompts are asked one after the other.
 
-    What the user writes cannot begin or end a turn (`templates.defuse`). An answer that runs into the limit is marked.
+    What is written cannot begin or end a turn (`templates.defuse`), neither the user's words nor the model's, which it
+    reads again. An answer that runs into the limit is marked where it is shown.
 
     Args:
         prompts: what is asked headless, each with all turns before it; in a front end the first is suggested.
@@ -193,33 +194,38 @@ def converse(model, tokenizer, prompts: list[str], system: str = "", max_new_tok
     from nbhelpers import evaluation
 
     for prompt in prompts:
-        if not isinstance(prompt, str) or chat.is_blank(prompt):
+        if not isinstance(prompt, str) or shapes.is_blank(prompt):
             raise ParameterError(f"prompts has {prompt!r:.60}: write each as text, such as 'What is a volcano?'.")
-    messages = [{"role": "system", "content": system}] if system else []
+    begun = [{"role": "system", "content": system}] if system else []
+    read, shown = list(begun), list(begun)
 
     def ask(text: str) -> str:
-        messages.append({"role": "user", "content": templates.defuse(text, tokenizer)})
-        answer = evaluation.generate(model, tokenizer, [messages], max_new_tokens)[0]
-        messages.append({"role": "assistant", "content": answer.text + ("" if answer.stopped else " [cut off]")})
-        return messages[-1]["content"]
+        asked = {"role": "user", "content": templates.defuse(text, tokenizer)}
+        answer = evaluation.generate(model, tokenizer, [[*read, asked]], max_new_tokens)[0]
+        read.extend([asked, {"role": "assistant", "content": templates.defuse(answer.text, tokenizer)}])
+        said = answer.text + ("" if answer.stopped else " [cut off]")
+        shown.extend([asked, {"role": "assistant", "content": said}])
+        return said
+
+    def forget() -> None:
+        read[:], shown[:] = begun, begun
 
     if interactive():
-        return _chat(messages, ask, next(iter(prompts), ""))
+        return _chat(shown, ask, forget, next(iter(prompts), ""))
     for prompt in prompts:
         print(f"user       {prompt}\nassistant  {ask(prompt)}\n")
     return None
 
 
-def _chat(messages: list[dict], ask, suggestion: str):
+def _chat(shown: list[dict], ask, forget, suggestion: str):
     import ipywidgets
 
     said = ipywidgets.HTML()
     words = ipywidgets.Textarea(placeholder=suggestion, layout={"width": "100%", "height": "4em"})
     send, again = ipywidgets.Button(description="Send"), ipywidgets.Button(description="New chat")
-    begun = len(messages)
 
     def answer(_) -> None:
-        if chat.is_blank(words.value or suggestion):
+        if shapes.is_blank(words.value or suggestion):
             return
         send.disabled = True
         try:
@@ -227,12 +233,12 @@ def _chat(messages: list[dict], ask, suggestion: str):
             words.value = ""
         finally:
             send.disabled = False
-            said.value = row_html({"messages": messages})
+            said.value = row_html({"messages": shown})
 
-    def forget(_) -> None:
-        del messages[begun:]
+    def begin_again(_) -> None:
+        forget()
         said.value = ""
 
     send.on_click(answer)
-    again.on_click(forget)
+    again.on_click(begin_again)
     return ipywidgets.VBox([said, words, ipywidgets.HBox([send, again])])

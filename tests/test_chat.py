@@ -37,152 +37,6 @@ def random_conversation(seed: int) -> list[dict]:
 ALL = [*CONVERSATIONS.values(), *map(random_conversation, range(20))]
 
 
-SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
-
-
-# --- shapes -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("row", "shape", "expected"),
-    [
-        ({"messages": [SYSTEM, ASK, ANSWER | {"extra": 1}]}, "messages", [SYSTEM, ASK, ANSWER]),
-        (
-            {
-                "conversations": [
-                    {"from": "system", "value": "Be brief."},
-                    {"from": "human", "value": "Why?"},
-                    {"from": "gpt", "value": "Because."},
-                ]
-            },
-            "sharegpt",
-            [SYSTEM, ASK, ANSWER],
-        ),
-        ({"prompt": "Why?", "completion": "Because."}, "prompt/completion", [ASK, ANSWER]),
-        ({"prompt": [SYSTEM, ASK], "completion": [ANSWER]}, "prompt/completion", [SYSTEM, ASK, ANSWER]),
-        ({"instruction": "Why?", "output": "Because."}, "alpaca", [ASK, ANSWER]),
-        ({"instruction": "Why?", "input": "", "output": "Because."}, "alpaca", [ASK, ANSWER]),
-        (
-            {"instruction": "Why?", "input": "It rains.", "output": "Because."},
-            "alpaca",
-            [turn("user", "Why?\n\nIt rains."), ANSWER],
-        ),
-        (
-            {"instruction": "And?", "output": "No.", "system": "Be brief.", "history": [["Why?", "Because."]]},
-            "alpaca",
-            [SYSTEM, ASK, ANSWER, turn("user", "And?"), turn("assistant", "No.")],
-        ),
-        ({"instruction": "Why?", "output": "Because.", "system": "", "history": None}, "alpaca", [ASK, ANSWER]),
-        ({"conversations": SHAREGPT, "system": "Be brief."}, "sharegpt", [SYSTEM, ASK, ANSWER]),
-        ({"messages": [ASK | {"weight": 0}, ANSWER | {"weight": 1, "tool_calls": None}], "tools": []}, "messages",
-         [ASK, ANSWER]),
-    ],
-)  # fmt: skip
-def test_every_shape_is_recognised_and_becomes_messages(row, shape, expected):
-    assert chat.recognise({*row, "id", "source"}) == shape
-    assert chat.to_messages(row, shape) == expected
-
-
-@pytest.mark.parametrize(
-    ("columns", "shape"),
-    [
-        ({"prompt", "chosen", "rejected"}, "preference"),
-        ({"text"}, "text"),
-        ({"text", "messages"}, "messages"),
-        ({"prompt", "completion", "messages"}, "messages"),
-    ],
-)
-def test_the_most_specific_shape_wins(columns, shape):
-    assert chat.recognise(columns) == shape
-
-
-@pytest.mark.parametrize("columns", [set(), {"prompt"}, {"question", "answer"}, {"Messages"}])
-def test_unknown_columns_are_refused_with_the_known_shapes(columns):
-    with pytest.raises(DataError) as caught:
-        chat.recognise(columns)
-    assert all(shape in str(caught.value) for shape in chat.SHAPES)
-    assert all(column in str(caught.value) for column in columns)
-
-
-def test_unknown_columns_are_named_in_words_that_can_be_printed_and_are_few():
-    with pytest.raises(DataError, match=r"columns a, \\ud800 make") as caught:
-        chat.recognise({"a", "\ud800"})
-    assert str(caught.value).encode()
-    with pytest.raises(DataError, match="columns a, xxx") as caught:
-        chat.recognise({"a", "x" * 5_000})
-    assert len(str(caught.value)) < 600
-
-
-@pytest.mark.parametrize(
-    ("row", "shape", "message"),
-    [
-        ({"messages": []}, "messages", r"messages is \[\], expected a list"),
-        ({"messages": None}, "messages", "messages is None, expected a list"),
-        ({"messages": "Why?"}, "messages", "messages is 'Why\\?', expected a list"),
-        ({"messages": ["Why?"]}, "messages", "turn 0 is 'Why\\?', expected a role of system, user, assistant, tool"),
-        ({"messages": [ASK, turn("bot", "x")]}, "messages", "turn 1 is .*'bot'.*, expected a role"),
-        ({"messages": [{"content": "Why?"}, ANSWER]}, "messages", "turn 0 is .*, expected a role"),
-        ({"messages": [ASK, turn("assistant", " \n")]}, "messages", r"turn 1 \(assistant\) has content ' \\n'"),
-        ({"messages": [turn("user", None), ANSWER]}, "messages", r"turn 0 \(user\) has content None, expected text"),
-        ({"messages": [turn("user", ["x"]), ANSWER]}, "messages", r"turn 0 \(user\) has content \['x'\]"),
-        ({"messages": [ASK]}, "messages", "last turn is the user's; there is no answer"),
-        ({"conversations": "Why?"}, "sharegpt", "conversations is str, expected a list"),
-        ({"conversations": []}, "sharegpt", r"\[\], expected a list"),
-        ({"conversations": ["Why?"]}, "sharegpt", "turn 0 is 'Why\\?', expected a role"),
-        ({"conversations": [{"from": "bing", "value": "x"}]}, "sharegpt", "turn 0 is .*bing.*, expected a role"),
-        ({"conversations": [{"from": "human"}]}, "sharegpt", r"turn 0 \(user\) has content None"),
-        ({"prompt": "Why?", "completion": ""}, "prompt/completion", r"turn 1 \(assistant\) has content ''"),
-        ({"prompt": [ASK], "completion": "Because."}, "prompt/completion", r"turn 0 \(user\) has content \["),
-        ({"instruction": None, "output": "x"}, "alpaca", r"turn 0 \(user\) has content None"),
-        ({"instruction": "", "input": "It rains.", "output": "x"}, "alpaca", r"turn 0 \(user\) has content None"),
-        ({"instruction": "Why?", "output": 3}, "alpaca", r"turn 1 \(assistant\) has content 3, expected text"),
-        ({"instruction": ["Why?"], "output": "x"}, "alpaca", r"instruction is \['Why\?'\], expected text"),
-        ({"instruction": [ASK], "output": [ANSWER]}, "alpaca", "instruction is .* expected text"),
-        ({"instruction": "Why?", "input": 0, "output": "x"}, "alpaca", "input is 0, expected text"),
-        ({"conversations": [{"from": ["human"], "value": "x"}]}, "sharegpt", "turn 0 is .*human.*, expected a role"),
-        ({"text": "words"}, "text", "text rows hold no question"),
-        ({"chosen": [ANSWER], "rejected": [ANSWER]}, "preference", "preference rows hold no question"),
-    ],
-)
-def test_a_malformed_row_is_refused_and_the_message_says_where(row, shape, message):
-    with pytest.raises(DataError, match=message):
-        chat.to_messages(row, shape)
-
-
-@pytest.mark.parametrize(
-    ("row", "message", "reason"),
-    [
-        ({"messages": [ASK, ANSWER], "tools": [{"type": "function"}]}, "declares tools", "tools"),
-        ({"messages": [ASK, ANSWER | {"tool_calls": [1]}]}, "turn 1 has tool_calls", "more than plain turns"),
-        ({"messages": [ASK, turn("assistant", None) | {"function_call": {"name": "f"}}]},
-         "turn 1 has function_call", "more than plain turns"),
-        ({"conversations": [SHAREGPT[0] | {"images": ["a.png"]}, SHAREGPT[1]]}, "turn 0 has images",
-         "more than plain turns"),
-        ({"prompt": [ASK | {"audio": "a.wav"}], "completion": [ANSWER]}, "turn 0 has audio", "more than plain turns"),
-        ({"messages": [ASK, ANSWER | {"weight": 0}, ASK, ANSWER]}, "turn 1 has weight 0", "an answer of weight 0"),
-        ({"conversations": [SHAREGPT[0], SHAREGPT[1] | {"weight": 0}]}, "turn 1 has weight 0",
-         "an answer of weight 0"),
-        ({"prompt": [ASK], "completion": [ANSWER | {"weight": 0.5}]}, "turn 1 has weight 0.5", "bad weight"),
-        ({"conversations": [{"from": "system", "value": "x"}, *SHAREGPT], "system": "Be brief."},
-         "turn 1 is a system turn", "system not first"),
-        ({"instruction": "a", "output": "b", "system": 5}, "content 5", "content is not text"),
-        ({"instruction": "a", "output": "b", "history": [["c"]]}, "history is .* expected a list", "bad history"),
-    ],
-)  # fmt: skip
-def test_what_plain_turns_cannot_say_is_refused_under_a_reason_never_dropped(row, message, reason):
-    with pytest.raises(DataError, match=message) as caught:
-        chat.content_of(row, chat.recognise(set(row)))
-    assert caught.value.reason == reason
-
-
-def test_weight_0_is_kept_only_where_it_is_asked_for_and_another_answer_is_trained():
-    messages = [ASK | {"weight": 0}, ANSWER | {"weight": 0}, ASK, ANSWER | {"weight": 1}]
-    kept = [ASK, ANSWER | {"weight": 0}, ASK, ANSWER]
-    assert chat.to_messages({"messages": messages}, "messages", weights=True) == kept
-    with pytest.raises(DataError, match="every answer has weight 0"):
-        chat.to_messages({"messages": messages[:2]}, "messages", weights=True)
-
-
 # --- what is trained ----------------------------------------------------------------------------------------------
 
 
@@ -354,6 +208,41 @@ def mask_the_end(row: dict, tokenizer) -> None:
     row["labels"][ends[-1]] = chat.IGNORE
 
 
+def mask_an_earlier_end(row: dict, tokenizer) -> None:
+    ends = [i for i, label in enumerate(row["labels"]) if label == tokenizer.eos_token_id]
+    assert len(ends) > 1
+    row["labels"][ends[0]] = chat.IGNORE
+
+
+def cut_the_last_answer(row: dict, tokenizer) -> None:
+    starts = [i for i in range(1, len(row["labels"])) if row["labels"][i] >= 0 > row["labels"][i - 1]]
+    row["input_ids"], row["labels"] = row["input_ids"][: starts[-1]], row["labels"][: starts[-1]]
+
+
+def cut_into_the_last_answer(row: dict, tokenizer) -> None:
+    starts = [i for i in range(1, len(row["labels"])) if row["labels"][i] >= 0 > row["labels"][i - 1]]
+    row["input_ids"], row["labels"] = row["input_ids"][: starts[-1] + 1], row["labels"][: starts[-1] + 1]
+
+
+def mask_all_but_the_end(row: dict, tokenizer) -> None:
+    row["labels"] = [label if label == tokenizer.eos_token_id else chat.IGNORE for label in row["labels"]]
+
+
+def shift(row: dict, tokenizer) -> None:
+    row["labels"] = [*row["labels"][1:], chat.IGNORE]
+
+
+def train_the_padding(row: dict, tokenizer) -> None:
+    row["input_ids"] = row["input_ids"] + [tokenizer.pad_token_id] * 5
+    row["labels"] = list(row["input_ids"])
+
+
+def double_the_start_behind_padding(row: dict, tokenizer) -> None:
+    double_the_start(row, tokenizer)
+    row["input_ids"] = [tokenizer.pad_token_id] * 3 + row["input_ids"]
+    row["labels"] = [chat.IGNORE] * 3 + row["labels"]
+
+
 def double_the_start(row: dict, tokenizer) -> None:
     row["input_ids"], row["labels"] = [row["input_ids"][0], *row["input_ids"]], [chat.IGNORE, *row["labels"]]
 
@@ -362,7 +251,14 @@ def double_the_start(row: dict, tokenizer) -> None:
     ("spoil", "message"),
     [
         (mask, r"1 of 24 rows \(first: \[3\]\) have no label.*raise max_length, or look at the row with chat.show"),
-        (cut_the_end, r"1 of 24 rows \(first: \[3\]\) do not train the end.*'<\|im_end\|>'.*Set tokenizer.eos_token"),
+        (cut_the_end, r"1 of 24 rows \(first: \[3\]\) do not train the end.*'<\|im_end\|>'.*set tokenizer.eos_token"),
+        (mask_an_earlier_end, r"1 of 24 rows \(first: \[3\]\) do not train the end"),
+        (cut_the_last_answer, r"1 of 24 rows \(first: \[3\]\) go on behind their last answer"),
+        (cut_into_the_last_answer, r"1 of 24 rows \(first: \[3\]\) do not train the end"),
+        (mask_all_but_the_end, r"1 of 24 rows \(first: \[3\]\) have no label, or none on the words of an answer"),
+        (shift, r"1 of 24 rows \(first: \[3\]\) have labels that are other tokens than their inputs"),
+        (train_the_padding, r"1 of 24 rows \(first: \[3\]\) have labels on padding"),
+        (double_the_start_behind_padding, r"1 of 24 rows \(first: \[3\]\) begin with BOS twice"),
         (mask_the_end, r"1 of 24 rows \(first: \[3\]\) do not train the end"),
         (double_the_start, r"1 of 24 rows \(first: \[3\]\) begin with BOS twice.*add_special_tokens=False"),
     ],
@@ -385,8 +281,30 @@ def test_every_mistake_is_named_at_once(good, tokenizer):
 
 def test_an_eos_that_the_template_does_not_write_stops_the_run(good, tokenizer):
     tokenizer.eos_token = "<|endoftext|>"
+    chat.audit(good, tokenizer)  # the generation config of the folder that it came from knows better
+    tokenizer.name_or_path = ""
     with pytest.raises(AuditError, match=r"24 of 24 rows .* do not train the end .*'<\|endoftext\|>'"):
         chat.audit(good, tokenizer)
+
+
+def test_a_row_that_is_padded_on_either_side_and_masked_there_passes(good, tokenizer):
+    pad = [tokenizer.pad_token_id] * 5
+    for row in good[:5]:
+        row["input_ids"], row["labels"] = pad + row["input_ids"] + pad, [-100] * 5 + row["labels"] + [-100] * 5
+    chat.audit(good, tokenizer)
+
+
+@pytest.mark.parametrize("answer", ["4", "!", " four"])
+def test_the_shortest_answers_pass(answer, tokenizer):
+    chat.audit([chat.encode([ASK, turn("assistant", answer)], tokenizer)], tokenizer)
+
+
+def test_earlier_turns_may_close_with_a_token_of_their_own(good, tokenizer):
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|done|>"]})
+    row, done = good[2], tokenizer.convert_tokens_to_ids("<|done|>")
+    first = next(i for i, label in enumerate(row["labels"]) if label == tokenizer.eos_token_id)
+    row["input_ids"][first] = row["labels"][first] = done
+    chat.audit(good, tokenizer)
 
 
 def test_the_stop_tokens_of_the_generation_config_count(good, model, tokenizer):

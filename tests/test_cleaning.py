@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
 
-from nbhelpers import chat, cleaning, duplicates, normalisation, quality, run
+from nbhelpers import chat, cleaning, duplicates, normalisation, quality, run, shapes
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.privacy import Span
@@ -99,7 +99,7 @@ PIECES = [
     "字", "All rights reserved. ",
 ]  # fmt: skip
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=8).map("".join)
-TURN = st.fixed_dictionaries({"role": st.sampled_from([*chat.ROLES, "bot"]), "content": TEXT | JSON}) | JSON
+TURN = st.fixed_dictionaries({"role": st.sampled_from([*shapes.ROLES, "bot"]), "content": TEXT | JSON}) | JSON
 GOOD = st.builds(turns, TEXT, TEXT)
 ROW = st.one_of(
     st.fixed_dictionaries({"text": TEXT | JSON}, optional={"id": TEXT | JSON, "task": TEXT | JSON, "": TEXT}),
@@ -115,7 +115,7 @@ ROW = st.one_of(
 @example([{"text": "x"}, {"text": "y", "messages": "z", "reference": "w"}])
 @example([{"instruction": "a", "output": "b", "text": "a b", "input": "anna@kestrel.org"}])
 def test_every_row_of_any_kind_is_kept_or_dropped_once_and_nothing_but_a_notebook_error_is_raised(raw):
-    if not any(isinstance(row, dict) and chat.known_shape(set(row)) for row in raw):
+    if not any(isinstance(row, dict) and shapes.known_shape(set(row)) for row in raw):
         with pytest.raises(DataError, match="no known shape"):
             cleaning.validate(raw)
         return

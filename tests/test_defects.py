@@ -11,7 +11,7 @@ import unicodedata
 import phonenumbers
 import pytest
 
-from nbhelpers import chat, defects, defects_text
+from nbhelpers import defects, defects_text, shapes
 from nbhelpers.errors import DataError, ParameterError
 
 
@@ -303,14 +303,14 @@ def test_broken_rows_are_broken_in_ten_ways_and_the_others_are_valid():
     forgiven = set()  # what check_messages lets pass: it looks at no order but the last turn's
     for kind, row, _ in pairs(planted):
         try:
-            chat.check_messages(row.get("messages"))
+            shapes.check_messages(row.get("messages"))
             forgiven.add(kind)
         except DataError:
             pass
     assert forgiven <= {"two user turns", "system turn not first", "content is blank"}
     for row in planted.rows:
         if row["id"] not in planted.truth:
-            assert chat.check_messages(row["messages"])
+            assert shapes.check_messages(row["messages"])
             roles = [turn["role"] for turn in row["messages"]]
             assert "system" not in roles[1:]
             assert ("user", "user") not in itertools.pairwise(roles)

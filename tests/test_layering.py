@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     **dict.fromkeys(("__init__", "errors", "profiles"), 0),
     **dict.fromkeys(
-        ("run", "sources", "files", "pydocs", "chat", "templates", "formats", "metrics", "memory", "cost"), 1
+        ("run", "sources", "files", "pydocs", "shapes", "chat", "templates", "formats", "metrics", "memory", "cost"), 1
     ),
     **dict.fromkeys(("measures", "normalisation", "quality", "privacy", "defects", "defects_text", "datacard"), 1),
     "templates": 1,

@@ -423,6 +423,22 @@ def test_a_base_model_takes_over_a_template_and_trains_the_rows_that_are_new(tmp
         models.adopt_template(base, tokenizer, "smoke")
 
 
+@pytest.mark.filterwarnings("ignore:Could not find a config file")
+def test_an_adapter_names_its_base_by_its_hub_id_not_by_a_folder_of_this_machine(tmp_path, tokenizer):
+    tuned = with_adapter(models.load("smoke", "float32")[0])
+    for cached, named in (
+        ("/home/me/.cache/hub/models--org--a-model_1.0/snapshots/0a1b", ("org/a-model_1.0", "0a1b")),
+        (r"C:\hub\models--org--name\snapshots\0a1b", ("org/name", "0a1b")),
+        ("/hub/models--gpt2/snapshots/0a1b", ("gpt2", "0a1b")),
+        ("/models/my-model", ("/models/my-model", None)),
+        ("org/name", ("org/name", None)),
+    ):
+        tuned.peft_config["default"].base_model_name_or_path = cached
+        models.save_adapter(tuned, tokenizer, tmp_path)
+        written = json.loads((tmp_path / "adapter_config.json").read_text())
+        assert (written["base_model_name_or_path"], written["revision"]) == named
+
+
 def test_for_inference_casts_the_adapter_and_stops_dropout():
     model, _ = models.load("smoke", "bfloat16")
     tuned = with_adapter(model).train()

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import time
 from collections import Counter
 from inspect import cleandoc
@@ -379,6 +380,12 @@ def test_no_type_carries_marks_or_half_a_bracket(rows):
         assert "`" not in kind
         assert not kind.lower().endswith(("optional", "default"))
         assert all(kind.count(a) == kind.count(b) for a, b in ("()", "[]", "{}")), kind
+
+
+def test_no_row_could_forge_a_turn_though_docstrings_speak_of_such_signs(rows):
+    contents = [turn["content"] for row in rows for turn in row["messages"]]
+    assert not [content for content in contents if re.search(r"<\|\S+?\|>", content)]
+    assert any("< |endoftext|>" in content for content in contents)
 
 
 def test_no_row_repeats_and_every_row_is_as_documented(rows):
