@@ -33,7 +33,7 @@ reference: $(READY)
 	$(BIN)/python -m nbhelpers reference outputs/reference-run
 
 study: $(READY)
-	$(BIN)/python -m nbhelpers run 02 03 --profile cpu --run-id study -p study full
+	$(BIN)/python -m nbhelpers run 02 03 04 --profile cpu --run-id study -p study full
 	$(BIN)/python -m nbhelpers reference outputs/study --reference-folder outputs/reference/study
 
 bench: $(READY)

@@ -12,7 +12,7 @@ import pytest
 
 from nbhelpers import sources
 from nbhelpers.profiles import PROFILES
-from nbhelpers.run import repository_root
+from nbhelpers.run import FULL_STUDIES, repository_root
 from nbhelpers.suite import reference_is_current
 
 ROOT = repository_root()
@@ -97,6 +97,33 @@ def test_a_file_of_ones_own_is_cleaned_by_parameter_alone(make, tmp_path):
     assert metrics["rows.schema"]["n"] == len(QUESTIONS) + (2 if name == "rows.csv" else 5)
     source = sources.load(str(folder / "artifacts" / "dataset"))
     assert len(source.train) > len(source.test) > 0
+
+
+PLANNED = """
+import inspect
+import pickle
+
+def planned(run, jobs):
+    for job in map(pickle.loads, [pickle.dumps(job) for job in jobs.values()]):
+        inspect.signature(job.func).bind(*job.args, **job.keywords)
+    kept = studies.reference(run.notebook)
+    assert list(kept) == list(jobs), sorted(kept.keys() ^ jobs.keys())
+    return kept
+
+studies.compute = planned
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in FULL_STUDIES], ids=lambda path: path.stem)
+def test_a_whole_study_plans_the_jobs_whose_results_are_kept(path, tmp_path):
+    """All of `study="full"` runs but the jobs themselves: each must be one that its function takes in a new process."""
+    notebook = nbformat.read(path, as_version=4)
+    after_imports = [cell.id for cell in notebook.cells].index("imports") + 1
+    notebook.cells.insert(after_imports, nbformat.v4.new_code_cell(PLANNED))
+    nbformat.write(notebook, tmp_path / path.name)
+    done, _ = papermill(tmp_path / path.name, tmp_path, "-p", "profile", "smoke", "-p", "study", "full")
+    assert done.returncode == 0, done.stderr[-3_000:]
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
