@@ -22,6 +22,7 @@ OPENERS = ("In short:", "Here it is:", "Summary:", "Answer:")
 CLOSERS = ("That is all.", "End of answer.", "I hope this helps.")
 RARE_WORDS = ("lantern", "harbor", "copper", "meadow", "velvet", "orchard", "thunder", "pebble")
 _WORD = re.compile(r"\w+")
+_COMMA = re.compile(r"(?<!\d),|,(?!\d)")  # but that of a number
 _NO_END = r"(?<![.\s][A-HJ-Za-z]\.)(?<!\b[DM]r\.)(?<!\bMrs\.)(?<!\bvs\.)"  # behind the point of e.g., Dr., ...
 _SENTENCE_END = re.compile(_NO_END + r"(?<=[.!?])[\"')\]]*(?:\s+|$)|\n+")
 
@@ -144,7 +145,7 @@ def _shorten(answer: str, count: int) -> str:
 
 def _plain(text: str) -> str:
     """Without the marks that other kinds count: asterisks, double quotation marks, and commas but those in numbers."""
-    return re.sub(r"[*\"]|,(?!\d)", "", text)
+    return _COMMA.sub("", re.sub(r"[*\"]", "", text))
 
 
 def _nothing(rng: random.Random, answer: str) -> dict:
@@ -193,7 +194,7 @@ KINDS: dict[str, Kind] = {
         _nothing,
         lambda: "Do not use any commas.",
         lambda answer: "," not in answer,
-        lambda answer: re.sub(r",(?!\d)", "", answer),  # of 3,5 nothing else can be made: such an answer does not obey
+        lambda answer: _COMMA.sub("", answer),  # of 3,5 nothing else can be made: such an answer does not obey
     ),
     "bullets": Kind(
         lambda rng, answer: {"count": rng.randint(2, 3)},
