@@ -122,7 +122,9 @@ def test_a_whole_study_plans_the_jobs_whose_results_are_kept(path, tmp_path):
     after_imports = [cell.id for cell in notebook.cells].index("imports") + 1
     notebook.cells.insert(after_imports, nbformat.v4.new_code_cell(PLANNED))
     nbformat.write(notebook, tmp_path / path.name)
-    done, _ = papermill(tmp_path / path.name, tmp_path, "-p", "profile", "smoke", "-p", "study", "full")
+    rank = str(PROFILES["cpu"].lora_rank)  # stands in the names of variants
+    arguments = ("-p", "profile", "smoke", "-p", "lora_rank", rank, "-p", "study", "full")
+    done, _ = papermill(tmp_path / path.name, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr[-3_000:]
 
 
