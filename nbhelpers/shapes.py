@@ -54,7 +54,7 @@ def _turns(prompt, completion) -> list[dict]:
 
 
 def _history(pairs) -> list[dict]:
-    """Earlier turns of an Alpaca row as LLaMA-Factory writes them: a list of [question, answer]."""
+    """Earlier turns, as LLaMA-Factory writes them: a list of [question, answer]."""
     pairs = pairs or []
     if not isinstance(pairs, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
         raise DataError(f"history is {pairs!r:.60}, expected a list of [question, answer]", "bad history")

@@ -158,3 +158,9 @@ def test_weight_0_is_kept_only_where_it_is_asked_for_and_another_answer_is_train
     assert shapes.to_messages({"messages": messages}, "messages", weights=True) == kept
     with pytest.raises(DataError, match="every answer has weight 0"):
         shapes.to_messages({"messages": messages[:2]}, "messages", weights=True)
+
+
+@pytest.mark.parametrize("sign", ["", " ", "\n", "\x00", "\x14", "\xad", "\u200b", "\ufeff", "\u2800", "\u3164"])
+def test_a_text_of_which_nothing_is_seen_is_blank(sign):
+    assert shapes.is_blank(f" {sign}\t")
+    assert not shapes.is_blank(f"{sign}.")

@@ -148,7 +148,7 @@ def test_a_prompt_whose_tokens_are_others_once_an_answer_follows_stops_the_run()
     asks = "{% for m in messages %}### {{ m.role }}:\n\n{{ m.content }}<|im_end|>{% endfor %}"
     asks += "{% if add_generation_prompt %}### assistant:\n\n{% endif %}"
     parts, keeps = (tokenizer_of(CHATML, "<|im_end|>", asks, gpt2) for gpt2 in (True, False))
-    with pytest.raises(AuditError, match=r"'\.\.\.|assistant:\\n\\n', and the start of the answer 'Because"):
+    with pytest.raises(AuditError, match=r"assistant:\\n\\n', and the start of the answer 'Because"):
         chat.encode(ASKED, parts)
     encoded = chat.encode(ASKED, keeps)
     prompt = keeps(templates.render(ASKED[:1], keeps, True), add_special_tokens=False)["input_ids"]
