@@ -4,6 +4,7 @@ A fresh process gives every variant the same start, so that peaks and times comp
 it ends. A study that was cut off goes on with the jobs that are missing.
 """
 
+import contextlib
 import dataclasses
 import enum
 import hashlib
@@ -14,6 +15,7 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from functools import partial
@@ -43,17 +45,20 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
     search_path = os.pathsep.join(filter(None, (str(repository_root()), os.environ.get("PYTHONPATH"))))
     command, environment = [sys.executable, "-m", "nbhelpers.study", str(answer)], {"PYTHONPATH": search_path}
     environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    with open(log, "wb") as stream:
-        done = subprocess.run(
-            command, input=pickle.dumps(job), stdout=stream, stderr=stream, env=os.environ | environment
-        )
-    if done.returncode:
+    asked, streams = pickle.dumps(job), {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with (
+        contextlib.suppress(BrokenPipeError),  # it ended at once, and its log says why
+        open(log, "wb") as written,
+        subprocess.Popen(command, env=os.environ | environment, stdout=written, **streams) as child,
+    ):
+        child.stdin.write(asked)
+        child.stdin.flush()  # and stays open: when it closes, this process is gone, and the child ends too
+        child.wait()
+    if code := child.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         how = lines[-1] if lines else "it printed nothing"
-        if done.returncode < 0:
-            how = f"killed by signal {-done.returncode}" + (
-                ", as when memory runs out" if done.returncode == -9 else ""
-            )
+        if code < 0:
+            how = f"killed by signal {-code}" + (", as when memory runs out" if code == -9 else "")
         root = repository_root()
         shown = log.relative_to(root) if log.is_relative_to(root) else log
         raise NotebookError(f"{job.func.__name__} failed in its process: {how}. What it printed is in {shown}.")
@@ -209,7 +214,14 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be an argument of a job.")
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that began it is gone: a kernel that was restarted leaves no training behind."""
+    os.read(sys.stdin.fileno(), 1)  # returns when the other end is closed; nothing more is written to it
+    os._exit(1)
+
+
 if __name__ == "__main__":
     answer = Path(sys.argv[1])
     job = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     answer.write_bytes(pickle.dumps(job()))

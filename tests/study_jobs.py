@@ -20,6 +20,12 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def linger(folder):
+    """A job that would take a minute."""
+    note(folder, str(os.getpid()), 0)
+    time.sleep(60)
+
+
 def told(folder, name, run):
     """A job that is given a run."""
     note(folder, name, 0)

@@ -1,10 +1,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from functools import partial
 from types import SimpleNamespace
 
 import datasets
+import psutil
 import pytest
 from peft import LoraConfig
 from study_jobs import after, die, fail, here, leave, meet, note, told
@@ -162,6 +166,41 @@ def test_names_in_another_script_have_files_of_their_own():
 def test_a_killed_job_is_told(tmp_path):
     with pytest.raises(NotebookError, match="killed by signal 9, as when memory runs out"):
         study.call(partial(die), tmp_path / "log.txt")
+
+
+def test_a_process_that_ends_before_it_was_given_its_job_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(NotebookError, match="note failed in its process: it printed nothing"):
+        study.call(partial(note, tmp_path, "x" * 2**20), tmp_path / "log.txt")
+
+
+def test_a_job_ends_with_the_process_that_began_it(tmp_path):
+    """A kernel that is restarted or killed must not leave its trainings behind, on memory that the next one needs."""
+    begin = (
+        "import functools, pathlib, sys, study_jobs; from nbhelpers import study; folder = pathlib.Path(sys.argv[1]); "
+        "study.call(functools.partial(study_jobs.linger, folder), folder / 'log.txt')"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", begin, str(tmp_path)], cwd=repository_root())
+    job = int(soon(lambda: ran(tmp_path))[0])
+    assert not gone(job)
+    parent.kill()
+    parent.wait()
+    assert soon(lambda: gone(job))
+
+
+def gone(process):
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def soon(what, seconds=20):
+    """What a function returns once that is something; what it returned last if it takes too long."""
+    end = time.monotonic() + seconds
+    while not (found := what()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
 
 
 def test_a_result_that_is_half_written_is_computed_again(tmp_path):
