@@ -187,10 +187,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = encoded_rows()
         rows.save_to_disk(f"{folder}/rows")
-        facts, results = common.machine(), {}
+        facts = common.machine()
         for method in options.methods:
-            results[method] = compare(method, rows, dtype, folder, facts, options.rounds)
-    common.write("training_throughput", options.output, facts, results)
+            found = compare(method, rows, dtype, folder, facts, options.rounds)
+            common.write(f"training_throughput_{method}", options.output, facts, {method: found})
 
 
 def compare(method: str, rows, dtype: str, folder: str, facts: dict, rounds: int) -> dict:
