@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from nbhelpers import evaluation, models, templates
+from nbhelpers import models, templates
 
 MODEL, ASKED = "smollm2-135m", ["Why does ice float?", "Say hello in capital letters.", "Name a colour."]
 
@@ -26,7 +26,7 @@ def saved(tmp_path_factory):
     tuned = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.02)
+            torch.nn.init.normal_(weight, std=0.2)
     folder = tmp_path_factory.mktemp("sft_adapter")
     models.save_adapter(tuned, tokenizer, folder)
     return tuned, tokenizer, folder
@@ -35,8 +35,6 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(saved):
     """The address of vLLM, started by the line that notebook 04 gives."""
-    if not os.environ.get("VLLM"):
-        pytest.skip("VLLM names no executable")
     base, folder = models.fetch(MODEL), saved[-1]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -55,30 +53,37 @@ def server(saved):
         ) as process,
     ):  # fmt: skip
         try:
-            for _ in range(600):
+            while not answers(address + "/health"):
                 assert process.poll() is None, log.read_text()[-3000:]
-                try:
-                    httpx.get(address + "/health")
-                    break
-                except httpx.ConnectError:
-                    time.sleep(1)
+                time.sleep(1)
             yield address
         finally:
             process.terminate()
 
 
+def answers(address) -> bool:
+    try:
+        return httpx.get(address).is_success
+    except httpx.TransportError:
+        return False
+
+
 @pytest.mark.slow
-def test_a_server_reads_the_prompt_and_writes_the_answer_of_the_model_that_was_saved(saved, server):
+@pytest.mark.skipif("VLLM" not in os.environ, reason="VLLM names no executable")
+def test_a_server_reads_the_prompt_and_predicts_what_the_model_did_that_was_saved(saved, server):
     tuned, tokenizer, _ = saved
-    prompts = [[{"role": "user", "content": text}] for text in ASKED]
-    expected = evaluation.generate(tuned, tokenizer, prompts, max_new_tokens=32)
-    with tuned.disable_adapter():
-        untuned = evaluation.generate(tuned, tokenizer, prompts, max_new_tokens=32)
-    assert [answer.text for answer in expected] != [answer.text for answer in untuned]
-    for messages, answer in zip(prompts, expected, strict=True):
-        asked = {"model": "tuned", "messages": messages, "temperature": 0, "max_tokens": 32}
-        found = httpx.post(server + "/v1/chat/completions", json=asked, timeout=300).raise_for_status().json()
-        read = tokenizer(templates.render(messages, tokenizer, True), add_special_tokens=False)["input_ids"]
-        assert found["usage"]["prompt_tokens"] == len(read)
-        assert found["choices"][0]["message"]["content"] == answer.text
-        assert found["choices"][0]["finish_reason"] == ("stop" if answer.stopped else "length")
+    for text in ASKED:
+        messages = [{"role": "user", "content": text}]
+        read = tokenizer(templates.render(messages, tokenizer, True), add_special_tokens=False, return_tensors="pt")
+        expected = models.logits(tuned, read["input_ids"])[0, -1].log_softmax(-1)
+        with tuned.disable_adapter():
+            untuned = models.logits(tuned, read["input_ids"])[0, -1].log_softmax(-1)
+        asked = {"model": "tuned", "messages": messages, "max_tokens": 1, "logprobs": True, "top_logprobs": 5}
+        asked |= {"return_tokens_as_token_ids": True}
+        answer = httpx.post(server + "/v1/chat/completions", json=asked, timeout=300).raise_for_status().json()
+        assert answer["usage"]["prompt_tokens"] == read["input_ids"].shape[1]
+        likely = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        ids = [int(token["token"].removeprefix("token_id:")) for token in likely]
+        found = torch.tensor([token["logprob"] for token in likely])
+        assert models.largest_difference(found, expected[ids]) < 0.01
+        assert models.largest_difference(found, untuned[ids]) > 0.1
