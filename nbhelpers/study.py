@@ -33,7 +33,7 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
     """What a job returns, computed in a fresh process: `job` is a `partial` of a function that a module defines.
 
     Args:
-        log: where the process writes what it prints; its last line is quoted where the process fails.
+        log: where the process writes what it prints; its last line is quoted where the process dies without a word.
         threads: how many it computes with; None: as many as there are cores.
 
     Raises:
@@ -42,8 +42,9 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     answer = log.with_suffix(".pickle")
+    answer.unlink(missing_ok=True)
     search_path = os.pathsep.join(filter(None, (str(repository_root()), os.environ.get("PYTHONPATH"))))
-    command, environment = [sys.executable, "-m", "nbhelpers.study", str(answer)], {"PYTHONPATH": search_path}
+    command, environment = [sys.executable, "-u", "-m", "nbhelpers.study", str(answer)], {"PYTHONPATH": search_path}
     environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     asked, streams = pickle.dumps(job), {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with (
@@ -59,6 +60,9 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
         how = lines[-1] if lines else "it printed nothing"
         if code < 0:
             how = f"killed by signal {-code}" + (", as when memory runs out" if code == -9 else "")
+        elif answer.exists():
+            how = pickle.loads(answer.read_bytes())
+            answer.unlink()
         root = repository_root()
         shown = log.relative_to(root) if log.is_relative_to(root) else log
         raise NotebookError(f"{job.func.__name__} failed in its process: {how}. What it printed is in {shown}.")
@@ -82,8 +86,8 @@ def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
 
     `at_once` of them run at a time and share the cores evenly; a job that has another among its arguments waits for
     it. Results lie in the run's folder as `artifacts/study/<name>.json`, with a hash of what they were computed from:
-    the job's function, its module's code and its arguments, model, data, library versions and machine.
-    `resume="never"` computes all. All of them together are the artefact `study`, one file.
+    the job's function, the code of its module and of this package, its arguments, model, data, library versions and
+    machine. `resume="never"` computes all. All of them together are the artefact `study`, one file.
 
     Args:
         jobs: name -> `partial(function, ...)`; the function returns what JSON can hold. An argument `folder` is where
@@ -191,7 +195,8 @@ def slug(name: str) -> str:
 
 def _digest(run, job: partial) -> str:
     facts = {name: run.manifest.get(name) for name in ("model_hash", "data_hash", "versions", "dtype", "hardware")}
-    code = hashlib.sha256(Path(inspect.getfile(job.func)).read_bytes()).hexdigest()
+    files = {Path(inspect.getfile(job.func)), *Path(__file__).parent.glob("*.py")}  # a job calls what others define
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
     return hashlib.sha256(json.dumps([job, code, facts], default=_plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -224,4 +229,9 @@ if __name__ == "__main__":
     answer = Path(sys.argv[1])
     job = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    answer.write_bytes(pickle.dumps(job()))
+    try:
+        result = job()
+    except Exception as error:
+        answer.write_bytes(pickle.dumps(f"{type(error).__name__}: {error}"))  # whole; the traceback goes to the log
+        raise
+    answer.write_bytes(pickle.dumps(result))

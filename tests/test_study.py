@@ -124,6 +124,17 @@ def test_only_the_job_whose_arguments_changed_is_computed_again(tmp_path):
     assert ran(tmp_path) == ["one", "two", "two"]
 
 
+def test_a_job_is_computed_again_when_any_module_of_the_package_changed(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "retention.py").write_text("share = 0.15")
+    monkeypatch.setattr(study, "__file__", str(package / "study.py"))
+    for share in (0.15, 0.15, 0.2):
+        (package / "retention.py").write_text(f"share = {share}")
+        study.compute(run(tmp_path), jobs(tmp_path))
+    assert ran(tmp_path) == ["one", "two", "one", "two"]
+
+
 def test_arguments_are_told_apart_by_what_they_say():
     def digest(*arguments):
         return study._digest(run(None), partial(note, *arguments))
@@ -166,6 +177,12 @@ def test_names_in_another_script_have_files_of_their_own():
 def test_a_killed_job_is_told(tmp_path):
     with pytest.raises(NotebookError, match="killed by signal 9, as when memory runs out"):
         study.call(partial(die), tmp_path / "log.txt")
+
+
+def test_what_a_failed_job_says_is_told_whole(tmp_path):
+    with pytest.raises(NotebookError, match=r"ValueError: Out of memory:\n  - halve the batch\. What it printed"):
+        study.call(partial(fail, "Out of memory:\n  - halve the batch"), tmp_path / "log.txt")
+    assert not list(tmp_path.glob("*.pickle"))
 
 
 def test_a_process_that_ends_before_it_was_given_its_job_is_told(tmp_path, monkeypatch):
