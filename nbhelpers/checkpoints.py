@@ -93,9 +93,13 @@ def fault(folder: Path, identity: dict[str, str]) -> str | None:
         if not any(Path(name).match(pattern) for name in files):
             return f"it has no {pattern}"
     for name, digest in files.items():
-        if not (folder / name).is_file():
+        try:
+            found = sha256_of(folder / name)
+        except FileNotFoundError:
             return f"{name} is missing"
-        if sha256_of(folder / name) != digest:
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if found != digest:
             return f"{name} is damaged"
     return None
 
@@ -162,8 +166,12 @@ class Keeper(TrainerCallback):
             seal(Path(args.output_dir, f"checkpoint-{state.global_step}"), self.identity, self.progress())
             by_age = sorted(_numbered(args.output_dir), key=lambda path: path.stat().st_mtime_ns)
             for old in by_age[:-2]:
-                if old.name != Path(state.best_model_checkpoint or "").name:
+                if old.name == Path(state.best_model_checkpoint or "").name:
+                    continue
+                try:
                     shutil.rmtree(old)
+                except OSError as error:  # open elsewhere, or a drive that is gone for a moment: no reason to stop
+                    print(f"{old.name} is old and could not be removed: {error.strerror}.")
         self.saved = time.perf_counter()
 
 

@@ -88,6 +88,7 @@ class SFTTrainer(TRLSFTTrainer):
     real_tokens = 0
     before = checkpoints.Progress()
     started = 0.0
+    identity: dict[str, str] | None = None
 
     def progress(self) -> checkpoints.Progress:
         """Real tokens and seconds so far, those of earlier sessions included."""
@@ -117,6 +118,16 @@ class SFTTrainer(TRLSFTTrainer):
         self.log(found)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
+
+    def _load_best_model(self):
+        """As transformers does, which takes a damaged checkpoint as it is, and of a missing one only logs a warning."""
+        best = Path(self.state.best_model_checkpoint)
+        if self.identity and (reason := checkpoints.fault(best, self.identity)):
+            raise NotebookError(
+                f"The best checkpoint, {best.name}, cannot be used: {reason}. The weights in memory are those of the "
+                "last step. Train anew (resume='never'), or take the last weights by training without keep_best."
+            )
+        super()._load_best_model()
 
     def train(self, *args, **kwargs):
         with adapters.in_place_lora(self.model):
@@ -345,7 +356,8 @@ def _what_would_fit(trainer: SFTTrainer) -> str:
     args, model = trainer.args, trainer.model
     size, device = args.per_device_train_batch_size, model.device.type
     config = next(iter(getattr(model, "peft_config", {}).values()), None)
-    method = "full" if config is None else "qlora" if getattr(model, "is_loaded_in_4bit", False) else "lora"
+    frozen = not all(parameter.requires_grad for parameter in model.parameters())
+    method = "qlora" if getattr(model, "is_loaded_in_4bit", False) else "lora" if frozen else "full"
     dtype = computing_dtype(args)
     reads = _plan(trainer.train_dataset, size)
     longest = max(len(ids) for ids in trainer.train_dataset["input_ids"])

@@ -14,8 +14,21 @@ from pathlib import Path
 
 import torch
 
-from nbhelpers import adapters, constraints, cost, diagnosis, evaluation, forgetting, memory, models, profiles, training
+from nbhelpers import (
+    adapters,
+    checkpoints,
+    constraints,
+    cost,
+    diagnosis,
+    evaluation,
+    forgetting,
+    memory,
+    models,
+    profiles,
+    training,
+)
 from nbhelpers.errors import ModelError, NotebookError, ResourceError
+from nbhelpers.run import seed_everything
 
 LATENCY_ROUNDS, LATENCY_TOKENS = 9, 16
 
@@ -59,10 +72,11 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
         ModelError: what is trained is not what the method's formula says.
     """
     model, tokenizer = load(run, variant)
-    own = isinstance(variant.config, adapters.Bottlenecks)
-    if own:
+    bottlenecks = isinstance(variant.config, adapters.Bottlenecks)
+    if bottlenecks:
+        seed_everything(run.parameters.seed)  # as `training.sft_trainer` does before it adds PEFT's
         adapters.add_bottlenecks(model, variant.config.size, variant.config.layers)
-    config = None if own else variant.config
+    config = None if bottlenecks else variant.config
     settings = variant.settings | {"learning_rate": learning_rate}
     held_out = validation_rows if "eval_strategy" in settings else None
     made = training.sft_trainer(run, model, tokenizer, rows, config, held_out, name, **settings)
@@ -71,6 +85,8 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
         raise ModelError(f"{name} trains {found:,} numbers; its formula says {expected:,}.")
     if variant.prepare:
         variant.prepare(made)
+        given = {key: value for key, value in variant.prepare.keywords.items() if isinstance(value, int | float | str)}
+        made.identity |= checkpoints.identity(made) | {"prepare": f"{variant.prepare.func.__name__} {given}"}
     return made
 
 

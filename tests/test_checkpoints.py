@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from nbhelpers import chat, checkpoints, models, profiles, training
 from nbhelpers.checkpoints import Progress
+from nbhelpers.errors import NotebookError
 
 STEPS, EVERY = 8, 2
 
@@ -102,6 +103,11 @@ def emptied(folder: Path) -> None:
     folder.mkdir()
 
 
+def unreadable(folder: Path) -> None:
+    (folder / "optimizer.pt").unlink()
+    (folder / "optimizer.pt").mkdir()
+
+
 def unsealed(folder: Path) -> None:
     (folder / checkpoints.SEAL).unlink()
 
@@ -115,6 +121,7 @@ DAMAGE = {
     "no schedule": (lambda c: (c / "scheduler.pt").unlink(), "scheduler.pt is missing"),
     "no random state": (lambda c: (c / "rng_state.pth").unlink(), "rng_state.pth is missing"),
     "no weights": (lambda c: next(c.glob("*.safetensors")).unlink(), "safetensors is missing"),
+    "a file that cannot be read": (unreadable, "optimizer.pt cannot be read"),
     "empty folder": (emptied, "it was not finished"),
     "no seal": (unsealed, "it was not finished"),
     "a seal that is no JSON": (lambda c: cut(c / checkpoints.SEAL), "its seal cannot be read"),
@@ -265,6 +272,38 @@ def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path)
     for name, weight in weights(trainer).items():
         assert torch.equal(weight, seen[4][name])
         assert "lora_B" not in name or not torch.equal(weight, seen[8][name])
+
+
+@pytest.mark.parametrize("damage", ["a byte", "gone"])
+def test_a_damaged_best_checkpoint_is_named_and_not_taken(damage, tmp_path):
+    trainer = trainer_of(tmp_path, "lora", **training.keep_best(2))
+    trainer.evaluate = lambda *args, **kwargs: {"eval_loss": abs(trainer.state.global_step - 4) + 1.0}
+
+    class Damage(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            raise AssertionError("the training ended as if its best weights were there")
+
+        def on_save(self, args, state, control, **kwargs):
+            weights = Path(args.output_dir, "checkpoint-4", "adapter_model.safetensors")
+            if state.global_step == STEPS and damage == "gone":
+                shutil.rmtree(weights.parent)
+            elif state.global_step == STEPS:
+                content = bytearray(weights.read_bytes())
+                content[-1] ^= 1
+                weights.write_bytes(content)
+
+    trainer.add_callback(Damage())
+    with pytest.raises(NotebookError, match=r"best checkpoint, checkpoint-4, cannot be used: .*(damaged|not finished)"):
+        training.train(trainer)
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_stops_no_training(tmp_path, monkeypatch, capsys):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", refuse)
+    assert len(training.train(trainer_of(tmp_path, "lora")).losses) == STEPS
+    assert "checkpoint-2 is old and could not be removed: Permission denied." in capsys.readouterr().out
 
 
 def test_held_out_loss_is_that_of_the_rows(tmp_path):

@@ -1,6 +1,7 @@
 """Variants on the smoke model: what `tune` measures is what was trained, and adapters add up exactly."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import datasets
@@ -11,6 +12,7 @@ from peft import LoraConfig, PrefixTuningConfig
 from nbhelpers import adapters, chat, comparison, constraints, evaluation, forgetting, models, variants
 from nbhelpers.errors import ModelError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
+from nbhelpers.retention import hold_on, rehearse
 from nbhelpers.run import Run
 from nbhelpers.variants import Variant
 
@@ -181,6 +183,29 @@ def test_a_method_that_trains_something_else_than_its_formula_says_is_stopped(ru
     monkeypatch.setattr(adapters, "count", lambda shape, config: 7)
     with pytest.raises(ModelError, match=r"other trains [\d,]+ numbers; its formula says 7"):
         variants.trainer(run, Variant(lora(), RATES), rows, 1e-3, "other")
+
+
+def test_what_prepares_a_trainer_belongs_to_what_its_checkpoints_are_of(run, rows):
+    def identity(prepare):
+        return variants.trainer(run, Variant(lora(), RATES, prepare=prepare), rows, 1e-3, "prepared").identity
+
+    held = partial(hold_on, rows=rows.select(range(2)), strength=1.0)
+    made = [
+        identity(prepare)
+        for prepare in (None, held, held, partial(held, strength=2.0), partial(rehearse, rows=rows, share=0.3))
+    ]
+    assert made[1] == made[2]
+    assert len({json.dumps(one, sort_keys=True) for one in made}) == 4
+    assert made[0]["rows"] == made[1]["rows"] != made[4]["rows"]
+
+
+def test_bottlenecks_begin_as_the_seed_says(run, rows):
+    def beginning():
+        torch.rand(1)  # whatever ran before
+        made = variants.trainer(run, Variant(adapters.Bottlenecks(4), RATES), rows, 1e-3, "bottlenecks")
+        return torch.cat([w.detach().flatten() for w in made.model.parameters() if w.requires_grad])
+
+    assert torch.equal(beginning(), beginning())
 
 
 def test_latency_asks_every_model_in_every_round(smoke):
