@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from nbhelpers.errors import NotebookError, ParameterError
 from nbhelpers.report import duration
 from nbhelpers.run import BOOKKEEPING, read_json, repository_root, write_json
@@ -44,18 +46,13 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
     answer = log.with_suffix(".pickle")
     answer.unlink(missing_ok=True)
     search_path = os.pathsep.join(filter(None, (str(repository_root()), os.environ.get("PYTHONPATH"))))
-    command, environment = [sys.executable, "-u", "-m", "nbhelpers.study", str(answer)], {"PYTHONPATH": search_path}
-    environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    asked, streams = pickle.dumps(job), {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with (
-        contextlib.suppress(BrokenPipeError),  # it ended at once, and its log says why
-        open(log, "wb") as written,
-        subprocess.Popen(command, env=os.environ | environment, stdout=written, **streams) as child,
-    ):
-        child.stdin.write(asked)
-        child.stdin.flush()  # and stays open: when it closes, this process is gone, and the child ends too
-        child.wait()
-    if code := child.returncode:
+    command = [sys.executable, "-u", "-m", "nbhelpers.study", str(answer), str(os.getpid())]
+    environment = {"PYTHONPATH": search_path} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    with open(log, "wb") as stream:
+        done = subprocess.run(
+            command, input=pickle.dumps(job), stdout=stream, stderr=stream, env=os.environ | environment
+        )
+    if code := done.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         how = lines[-1] if lines else "it printed nothing"
         if code < 0:
@@ -219,16 +216,17 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be an argument of a job.")
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """End this process when the one that began it is gone: a kernel that was restarted leaves no training behind."""
-    os.read(sys.stdin.fileno(), 1)  # returns when the other end is closed; nothing more is written to it
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(parent).wait()
     os._exit(1)
 
 
 if __name__ == "__main__":
-    answer = Path(sys.argv[1])
+    answer, parent = Path(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     job = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         result = job()
     except Exception as error:
