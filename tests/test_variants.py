@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig
 
-from nbhelpers import adapters, chat, comparison, constraints, evaluation, forgetting, models, variants
+from nbhelpers import adapters, chat, comparison, constraints, evaluation, forgetting, models, training, variants
 from nbhelpers.errors import ModelError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 from nbhelpers.retention import hold_on, rehearse
@@ -206,6 +206,14 @@ def test_bottlenecks_begin_as_the_seed_says(run, rows):
         return torch.cat([w.detach().flatten() for w in made.model.parameters() if w.requires_grad])
 
     assert torch.equal(beginning(1), beginning(2))
+
+
+@pytest.mark.parametrize(
+    ("config", "is_full"), [(None, True), (adapters.Bottlenecks(4), False)], ids=["full", "bottlenecks"]
+)
+def test_out_of_memory_only_full_fine_tuning_is_offered_lora(config, is_full, run, rows):
+    made = variants.trainer(run, Variant(config, RATES), rows, 1e-3, "exhausted")
+    assert ("LoRA instead of full fine-tuning" in training._what_would_fit(made)) == is_full
 
 
 def test_latency_asks_every_model_in_every_round(smoke):
