@@ -29,6 +29,10 @@ from nbhelpers.report import duration
 from nbhelpers.run import BOOKKEEPING, read_json, repository_root, write_json
 
 JOB_BYTES = 8 * 2**30  # memory that a machine should have for each job at a time
+KILLED = (
+    ", as a system does when memory runs out: end what else holds memory, or lower per_device_train_batch_size "
+    "(and raise gradient_accumulation_steps) or max_length"
+)
 
 
 def call(job: partial, log: Path, threads: int | None = None) -> Any:
@@ -56,7 +60,7 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         how = lines[-1] if lines else "it printed nothing"
         if code < 0:
-            how = f"killed by signal {-code}" + (", as when memory runs out" if code == -9 else "")
+            how = f"killed by signal {-code}" + (KILLED if code == -9 else "")
         elif answer.exists():
             how = pickle.loads(answer.read_bytes())
             answer.unlink()

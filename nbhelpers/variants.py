@@ -25,12 +25,13 @@ from nbhelpers import (
     memory,
     models,
     profiles,
+    retention,
     training,
 )
 from nbhelpers.errors import ModelError, NotebookError, ResourceError
 from nbhelpers.run import seed_everything
 
-LATENCY_ROUNDS, LATENCY_TOKENS = 9, 16
+LATENCY_ROUNDS, LATENCY_TOKENS = 7, 16
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,15 @@ def _expected(run, variant: Variant, rows) -> training.Forecast:
     known = {name: value for name, value in variant.settings.items() if hasattr(run.parameters, name)}
     shape, config = _shape(run), variant.config
     bits = memory.NF4_BYTES if (variant.quantization or {}).get("double_quant", True) else memory.FOUR_BIT_BYTES
-    return training.expected(
+    found = training.expected(
         run.having(**known), variant.method, rows, adapter_parameters=adapters.count(shape, config),
         adapter_width=None if config is None else adapters.kept_width(shape, config), four_bit_bytes=bits,
         optim=variant.settings.get("optim", "adamw_torch_fused"),
     )  # fmt: skip
+    if variant.prepare and variant.prepare.func is retention.hold_on:
+        trained = shape.parameters if config is None else adapters.count(shape, config)
+        found.parts["held on to"] = 2 * trained * memory.BYTES["float32"]  # where each was, and its importance
+    return found
 
 
 def stages(run, rows) -> dict[str, dict[str, int]]:

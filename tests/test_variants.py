@@ -1,6 +1,7 @@
 """Variants on the smoke model: what `tune` measures is what was trained, and adapters add up exactly."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from peft import LoraConfig, PrefixTuningConfig
 from nbhelpers import adapters, chat, comparison, constraints, evaluation, forgetting, models, training, variants
 from nbhelpers.errors import ModelError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
-from nbhelpers.retention import hold_on, rehearse
+from nbhelpers.retention import ElasticWeights, hold_on, rehearse
 from nbhelpers.run import Run
 from nbhelpers.variants import Variant
 
@@ -261,3 +262,13 @@ def test_a_rate_that_breaks_training_loses_the_sweep_and_not_the_study(run, rows
     assert found["learning_rate"] == 1e-3
     with pytest.raises(NotebookError, match="training broke at every learning rate"):
         variants.tune(run, "full", Variant(None, (1e30,)), rows, rows.select(range(6)))
+
+
+@pytest.mark.parametrize("config", [None, lora()], ids=["full", "LoRA"])
+def test_what_elastic_weights_hold_is_predicted_to_the_byte(config, run, rows):
+    held = Variant(config, RATES, prepare=partial(hold_on, rows=rows.select(range(2)), strength=1.0))
+    made = variants.trainer(run, held, rows, 1e-3, "held")
+    elastic = next(callback for callback in made.callback_handler.callbacks if isinstance(callback, ElasticWeights))
+    found = sum(start.nbytes + importance.nbytes for _, start, importance in elastic.held)
+    with_it, without = (variants._expected(run, one, rows) for one in (held, replace(held, prepare=None)))
+    assert with_it.peak_memory_bytes - without.peak_memory_bytes == found > 0
