@@ -253,14 +253,22 @@ def _bottlenecks(model) -> dict[str, torch.nn.Parameter]:
     }
 
 
+def bottlenecks_of(model) -> Bottlenecks | None:
+    """The bottlenecks that a model has; None where it has none."""
+    weights = _bottlenecks(model)
+    if not weights:
+        return None
+    size = next(len(weight) for name, weight in weights.items() if name.endswith("down.weight"))
+    return Bottlenecks(size, tuple(sorted({name.split(".")[-3] for name in weights})))
+
+
 def save_bottlenecks(model, folder: Path) -> None:
     """Write the adapters alone, as `adapter_model.safetensors`, with what is needed to put them back."""
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in _bottlenecks(model).items()}
-    size = next(len(weight) for name, weight in weights.items() if name.endswith("down.weight"))
-    layers = sorted({name.split(".")[-3] for name in weights})
+    made = bottlenecks_of(model)
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(weights, Path(folder, "adapter_model.safetensors"))
-    write_json(Path(folder, "bottleneck.json"), {"schema": 1, "size": size, "layers": layers})
+    write_json(Path(folder, "bottleneck.json"), {"schema": 1, "size": made.size, "layers": made.layers})
 
 
 def load_bottlenecks(model, folder: Path):

@@ -44,9 +44,7 @@ SAME = (  # what a training must have in common with a checkpoint to go on from 
 
 def identity(trainer) -> dict[str, str]:
     """What makes a training this one: its settings, the rows in their order, and the weights that it begins with."""
-    rows, trained, adapter = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    for row in trainer.train_dataset:
-        rows.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+    trained, adapter = hashlib.sha256(), hashlib.sha256()
     for name, parameter in trainer.model.named_parameters():
         trained.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}".encode())
         trained.update(parameter.detach().flatten()[:256].cpu().float().numpy().tobytes())
@@ -54,9 +52,19 @@ def identity(trainer) -> dict[str, str]:
         fields = {key: sorted(x) if isinstance(x, set) else x for key, x in vars(config).items()}
         adapter.update(repr((name, sorted(fields.items(), key=lambda field: field[0]))).encode())
     found = {name: str(getattr(trainer.args, name)) for name in SAME}
-    hashes = {"rows": rows, "weights": trained, "adapter": adapter}
-    found |= {name: digest.hexdigest()[:16] for name, digest in hashes.items()}
+    found |= {"weights": trained.hexdigest()[:16], "adapter": adapter.hexdigest()[:16]}
+    found |= {"rows": digest_of_rows(trainer.train_dataset)}
+    if trainer.eval_dataset is not None:  # decides which checkpoint is the best
+        found |= {"held-out rows": digest_of_rows(trainer.eval_dataset)}
     return found | {"model": str(trainer.model.config._name_or_path)}
+
+
+def digest_of_rows(rows) -> str:
+    """Sixteen digits that stand for encoded rows in their order."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+    return found.hexdigest()[:16]
 
 
 def seal(folder: Path, identity: dict[str, str], progress: Progress) -> None:
@@ -126,8 +134,12 @@ def _numbered(folder: str | Path) -> list[Path]:
     return [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
 
 
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
+
+
 def _newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress] | None:
-    for path in sorted(_numbered(folder), key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+    for path in sorted(_numbered(folder), key=_number, reverse=True):
         reason = fault(path, identity)
         if reason is None:
             return path, Progress(**json.loads((path / SEAL).read_text(encoding="utf-8"))["progress"])
@@ -154,6 +166,8 @@ class Keeper(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.saved = time.perf_counter()
+        if state.best_global_step and not state.best_model_checkpoint:  # the Trainer looked where the folder was once
+            state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.best_global_step}"))
 
     def on_step_end(self, args, state, control, **kwargs):
         if _first_decides(lambda: time.perf_counter() - self.saved >= self.seconds):
@@ -163,9 +177,13 @@ class Keeper(TrainerCallback):
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # every process has written its part
         if state.is_world_process_zero:
-            seal(Path(args.output_dir, f"checkpoint-{state.global_step}"), self.identity, self.progress())
-            by_age = sorted(_numbered(args.output_dir), key=lambda path: path.stat().st_mtime_ns)
-            for old in by_age[:-2]:
+            newest = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            seal(newest, self.identity, self.progress())
+            others = [path for path in _numbered(args.output_dir) if path.name != newest.name]
+            by_age = sorted(
+                others, key=lambda path: (path.stat().st_mtime_ns, _number(path))
+            )  # some drives keep no time
+            for old in by_age[:-1]:
                 if old.name == Path(state.best_model_checkpoint or "").name:
                     continue
                 try:

@@ -26,10 +26,10 @@ class Price:
 
 
 def table(name: str, number: str) -> list[dict]:
-    """The rows of `data/<name>.csv`, its column `number` as floats. Raises NotebookError where it is not there."""
+    """The rows of `data/<name>.csv`, its column `number` as floats. Raises NotebookError where it is missing."""
     path = repository_root() / "data" / f"{name}.csv"
     if not path.exists():
-        raise NotebookError(f"{path} is missing; it comes with the repository. Set {number} instead.")
+        raise NotebookError(f"{path} is missing. It comes with the repository: run from a clone.")
     with open(path, encoding="utf-8", newline="") as file:
         return [row | {number: float(row[number])} for row in csv.DictReader(file)]
 

@@ -8,18 +8,22 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 
 WINDOW = 4  # training losses that are averaged: a batch's loss depends on which rows are in it
 PATIENCE = 2  # held-out losses in a row that must agree
 LEAST = 0.01  # share of a held-out loss below which a change is none
 
 
-def divergence(losses: list[float], window: int = WINDOW, factor: float = 2.0) -> str | None:
-    """Each of the last `window` training losses is `factor` times the lowest mean of as many before, or 3 x the first.
+def divergence(losses: list[float], guessing: float, window: int = WINDOW, factor: float = 2.0) -> str | None:
+    """Each of the last `window` training losses is `factor` times the lowest mean of as many before it.
 
-    Each, because batches differ: a few of a harder kind in a row raise the mean of a sound training. The first loss,
-    because a rate that breaks the model at once leaves no lower mean behind.
+    Each, because batches differ: a few of a harder kind in a row raise the mean of a sound training. A rate that breaks
+    the model at once leaves no lower mean behind: then each is `factor` times the first loss, and above a third of what
+    guessing costs, because the first batch may have been an easy one.
+
+    Args:
+        guessing: nats a token of who guesses evenly among all tokens: the logarithm of their number.
     """
     if losses and not math.isfinite(losses[-1]):
         return f"the loss is {losses[-1]}"
@@ -27,7 +31,9 @@ def divergence(losses: list[float], window: int = WINDOW, factor: float = 2.0) -
         return None
     before, recent = losses[:-window], losses[-window:]
     means = [statistics.fmean(before[i : i + window]) for i in range(len(before) - window + 1)]
-    limit, lowest = min([(3 * losses[0], losses[0])] + [(factor * mean, mean) for mean in means])
+    limit, lowest = min(
+        [(max(factor * losses[0], guessing / 3), losses[0])] + [(factor * mean, mean) for mean in means]
+    )
     if min(recent) > limit:
         return f"the training loss has risen from {lowest:.2f} to {statistics.fmean(recent):.2f}"
     return None
@@ -75,27 +81,25 @@ class Diagnosis(TrainerCallback):
     """Applies the rules at every log of a trainer, prints the first finding of each, and may stop the training.
 
     Held-out losses come from a trainer with `eval_strategy="steps"` (`training.keep_best`). A plateau is looked for
-    while the learning rate is at least half of the highest so far.
+    while the learning rate is at least half of the highest so far. All is read from the state that checkpoints hold, so
+    that a training which was cut off is judged as if it had not been.
 
     Args:
         stop: rules at which training ends.
     """
 
-    def __init__(self, stop: tuple[str, ...] = ("divergence",)):
+    def __init__(self, stop: tuple[str, ...] = ()):
         self.stop, self.findings = stop, []
-        self.losses: list[float] = []
-        self.held_out: list[float] = []
-        self.rates: list[float] = []
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        logs = logs or {}
-        for key, found in (("loss", self.losses), ("eval_loss", self.held_out), ("learning_rate", self.rates)):
-            found += [float(logs[key])] if key in logs else []
-        texts = {"divergence": divergence(self.losses)} if "loss" in logs else {}
-        if "eval_loss" in logs:
-            texts = {"overfitting": overfitting(self.losses, self.held_out)}
-            if self.rates and self.rates[-1] >= max(self.rates) / 2:
-                texts["plateau"] = plateau(self.held_out)
+    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
+        losses, held_out, rates = (_logged(state, key) for key in ("loss", "eval_loss", "learning_rate"))
+        texts = {}
+        if "loss" in (logs or {}):
+            texts = {"divergence": divergence(losses, math.log(model.config.get_text_config().vocab_size))}
+        if "eval_loss" in (logs or {}):
+            texts = {"overfitting": overfitting(losses, held_out)}
+            if rates and rates[-1] >= max(rates) / 2:
+                texts["plateau"] = plateau(held_out)
         for rule, text in texts.items():
             if text and rule not in {finding.rule for finding in self.findings}:
                 self.findings.append(Finding(rule, state.global_step, text))
@@ -103,6 +107,22 @@ class Diagnosis(TrainerCallback):
                 control.should_training_stop |= rule in self.stop
 
 
+def _logged(state, key: str) -> list[float]:
+    return [float(entry[key]) for entry in state.log_history if key in entry]
+
+
+class _EarlyStop(TrainerCallback):
+    """Transformers' own counts evaluations in memory, and begins to count anew when a training is resumed."""
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        held_out = _logged(state, "eval_loss")
+        before, recent = held_out[: -self.patience], held_out[-self.patience :]
+        control.should_training_stop |= bool(before) and min(recent) >= min(before)
+
+
 def stop_early(trainer, patience: int = 2) -> None:
     """End a training with `training.keep_best` when the held-out loss has not fallen for `patience` evaluations."""
-    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
+    trainer.add_callback(_EarlyStop(patience))

@@ -5,6 +5,7 @@
     ├── DataError         a dataset is missing, empty, malformed or of a shape nobody recognises
     ├── ModelError        a model or tokenizer cannot be fetched, loaded or used as asked
     ├── AuditError        the run would have gone on and been silently wrong
+    ├── DivergedError     a training broke: its loss or gradient is not finite
     └── ResourceError     the machine has not got what the run needs
 
 All are ValueErrors: a caller who knows nothing of this module still catches them as bad input.
@@ -36,6 +37,10 @@ class ModelError(NotebookError):
 
 class AuditError(NotebookError):
     """A silent mistake was found; going on would have produced a model that looks trained and is not."""
+
+
+class DivergedError(NotebookError):
+    """A training broke: its loss, or the norm of its gradient, is not finite."""
 
 
 class ResourceError(NotebookError):

@@ -18,6 +18,7 @@ FOUR_BIT_BYTES = (4 + 32 / 64) / 8  # the blocks' constants left in 32 bits
 # and of four-bit weights what each layer unpacks (SmolLM2-135M, glibc, a process that has done nothing else; more in
 # one that has generated text before).
 CPU_ALLOCATOR_SHARE = 0.35
+OF_THE_METHOD = ("adapter_parameters", "adapter_width", "optim")  # options of `predict` that another method has not
 ERROR_MARGIN = 0.3  # share by which a prediction may be off; Run refuses only beyond it
 
 
@@ -198,43 +199,42 @@ def check(predicted_bytes: int, free_bytes: int, force: bool = False) -> str:
 
 
 def remedies(
-    shape: Shape,
-    method: str,
-    dtype: str,
-    plan: Plan,
-    lora_rank: int,
-    gradient_checkpointing: bool,
-    device: str,
-    gradient_accumulation_steps: int,
-    batch_size: int,
+    shape: Shape, method: str, dtype: str, plan: Plan, batch_size: int, **options
 ) -> tuple[int, list[tuple[str, int]]]:
     """The predicted peak as it is, and what would lower it: `(change, predicted peak bytes)`, the cheapest first.
 
-    Half as large micro-batches and twice as many of them cost next to no time, and a step still sees as many rows;
+    Smaller micro-batches and as many more of them cost next to no time, and a step still sees as many rows;
     activations computed twice (Chen et al. 2016) cost a third more time, half more where the weights are frozen; LoRA
-    and four-bit weights change what is learned; shorter rows lose data. Arguments as for `predict`; batch_size in rows.
+    and four-bit weights change what is learned; shorter rows lose data.
+
+    Args:
+        batch_size: rows a micro-batch.
+        options: of `predict`.
     """
 
-    def peak_of(method=method, plan=plan, checkpointing=gradient_checkpointing, steps=gradient_accumulation_steps):
+    def peak_of(method=method, plan=plan, **changed):
+        kept = options if method == own else {k: x for k, x in options.items() if k not in OF_THE_METHOD}
         stored = weights_dtype(method, dtype)
-        return sum(predict(shape, method, dtype, plan, lora_rank, checkpointing, device, steps, stored).values())
+        return sum(predict(shape, method, dtype, plan, weights_dtype=stored, **(kept | changed)).values())
 
-    half = Plan(
-        plan.tokens, plan.labelled_tokens, plan.largest_batch_tokens // 2, plan.largest_batch_labelled_tokens // 2
-    )
-    changes = []
-    if batch_size % 2 == 0:
-        steps = 2 * gradient_accumulation_steps
-        batch = f"per_device_train_batch_size={batch_size // 2}, gradient_accumulation_steps={steps}"
-        changes.append((f"{batch} (as many rows a step)", peak_of(plan=half, steps=steps)))
-    if not gradient_checkpointing:
+    def parted(by: int) -> Plan:
+        tokens, labelled = plan.largest_batch_tokens // by, plan.largest_batch_labelled_tokens // by
+        return Plan(plan.tokens, plan.labelled_tokens, tokens, labelled)
+
+    own, changes = method, []
+    if batch_size > 1:
+        by = next(n for n in range(2, batch_size + 1) if batch_size % n == 0)
+        steps = by * options.get("gradient_accumulation_steps", 1)
+        batch = f"per_device_train_batch_size={batch_size // by}, gradient_accumulation_steps={steps}"
+        changes.append((f"{batch} (as many rows a step)", peak_of(plan=parted(by), gradient_accumulation_steps=steps)))
+    if not options.get("gradient_checkpointing"):
         longer = "a third" if method == "full" else "half"
-        changes.append((f"gradient_checkpointing=True ({longer} more time)", peak_of(checkpointing=True)))
+        changes.append((f"gradient_checkpointing=True ({longer} more time)", peak_of(gradient_checkpointing=True)))
     if method == "full":
         changes.append(("LoRA instead of full fine-tuning", peak_of("lora")))
     if method != "qlora":
         changes.append(("QLoRA: the base in four bits", peak_of("qlora")))
-    changes.append(("half of max_length (longer rows are dropped)", peak_of(plan=half)))
+    changes.append(("half of max_length (longer rows are dropped)", peak_of(plan=parted(2))))
     now = peak_of()
     return now, [(change, peak) for change, peak in changes if peak < now]
 

@@ -24,6 +24,7 @@ from nbhelpers import (
     chat,
     checkpoints,
     cost,
+    diagnosis,
     evaluation,
     forward,
     memory,
@@ -31,9 +32,10 @@ from nbhelpers import (
     profiles,
     sources,
 )
-from nbhelpers.errors import AuditError, NotebookError, ResourceError
+from nbhelpers.errors import AuditError, DivergedError, NotebookError, ResourceError
 from nbhelpers.run import seed_everything
 
+SKIPPED = 20  # steps in a row that a float16 training may skip: the loss scale, 65,536 at first, is below 1 after 17
 RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
 
 
@@ -55,10 +57,14 @@ class Training:
 
 
 class Watch(TrainerCallback):
-    """Prints a line ten times a training, and stops it on a loss that is not finite before a checkpoint can hold it."""
+    """Prints a line ten times a training, and stops it on a loss that is not finite before a checkpoint can hold it.
+
+    In float16 a norm that is not finite is how the loss scale is found: that step is skipped and the scale halved.
+    Only `SKIPPED` of them in a row stop the training.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.started, self.first = time.perf_counter(), state.global_step
+        self.started, self.first, self.skipped = time.perf_counter(), state.global_step, 0
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in (logs or {}) and state.global_step % max(1, state.max_steps // 10) == 0:
@@ -66,9 +72,12 @@ class Watch(TrainerCallback):
             left = a_step * (state.max_steps - state.global_step)
             print(f"step {state.global_step}/{state.max_steps}  loss {float(logs['loss']):.3f}  {left:.0f} s to go")
         loss, norm = (logs or {}).get("loss"), (logs or {}).get("grad_norm")
-        for name, value in (("loss", loss), ("gradient norm", norm)):
+        if norm is not None:
+            self.skipped = 0 if math.isfinite(float(norm)) else self.skipped + 1
+        scaling = args.fp16 and self.skipped < SKIPPED
+        for name, value in (("loss", loss), ("gradient norm", None if scaling else norm)):
             if value is not None and not math.isfinite(float(value)):
-                raise NotebookError(
+                raise DivergedError(
                     f"The {name} is {value} at step {state.global_step} (learning_rate={args.learning_rate:g}). "
                     "Training was stopped: every later step would be lost. Lower learning_rate, or compute in "
                     "bfloat16 instead of float16."
@@ -266,13 +275,14 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
 
 
 def sft_trainer(
-    run, model, tokenizer, train_dataset, peft_config=None, eval_dataset=None, name: str = "", **overrides
+    run, model, tokenizer, train_dataset, peft_config=None, eval_dataset=None, name: str = "", stop=(), **overrides
 ) -> SFTTrainer:
     """A trainer for encoded rows (`input_ids`, `labels`). The audits run first and stop on a silent mistake.
 
     Args:
         eval_dataset: held-out rows, encoded alike, for `keep_best`.
         name: of the variant, where a run has several: its checkpoints have a folder of that name.
+        stop: rules of `diagnosis` at which training ends; what they find is printed in any case.
         overrides: of `sft_config`.
 
     Raises:
@@ -294,6 +304,8 @@ def sft_trainer(
         callbacks=[Watch()],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.diagnosis = diagnosis.Diagnosis(stop)
+    trainer.add_callback(trainer.diagnosis)
     for parameter in trainer.model.parameters():  # TRL puts QLoRA's adapters in bfloat16, which a T4 has not, and
         if parameter.requires_grad and peft_config is not None:  # leaves LoRA's in float32: one precision for both
             parameter.data = parameter.data.float()
@@ -331,7 +343,8 @@ def train(trainer: SFTTrainer, resume: str = "never") -> Training:
 
     Raises:
         AuditError: as `audit_batch`.
-        NotebookError: a loss that is not finite.
+        DivergedError: a loss or the norm of a gradient is not finite.
+        NotebookError: with `keep_best`, the best checkpoint cannot be used.
         ResourceError: out of memory; names what the batch was and what would lower the peak.
     """
     audit_batch(trainer)
@@ -354,11 +367,10 @@ def train(trainer: SFTTrainer, resume: str = "never") -> Training:
 def _what_would_fit(trainer: SFTTrainer) -> str:
     """The message after running out of memory: the batch, and the cheapest changes with their predicted peaks."""
     args, model = trainer.args, trainer.model
-    size, device = args.per_device_train_batch_size, model.device.type
-    config = next(iter(getattr(model, "peft_config", {}).values()), None)
+    size = args.per_device_train_batch_size
+    config = next(iter(getattr(model, "peft_config", {}).values()), None) or adapters.bottlenecks_of(model)
     frozen = not all(parameter.requires_grad for parameter in model.parameters())
     method = "qlora" if getattr(model, "is_loaded_in_4bit", False) else "lora" if frozen else "full"
-    dtype = computing_dtype(args)
     reads = _plan(trainer.train_dataset, size)
     longest = max(len(ids) for ids in trainer.train_dataset["input_ids"])
     lines = [
@@ -368,8 +380,11 @@ def _what_would_fit(trainer: SFTTrainer) -> str:
     with contextlib.suppress(KeyError, AttributeError):  # a model of another shape has no prediction
         shape = memory.Shape.from_config(model.config.to_dict())
         now, changes = memory.remedies(
-            shape, method, dtype, reads, getattr(config, "r", None) or 16, args.gradient_checkpointing, device,
-            args.gradient_accumulation_steps, size,
+            shape, method, computing_dtype(args), reads, size, device=model.device.type, optim=str(args.optim.value),
+            gradient_checkpointing=args.gradient_checkpointing, lora_rank=getattr(config, "r", None) or 16,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            adapter_parameters=models.count_parameters(model)["trainable"],
+            adapter_width=None if config is None else adapters.kept_width(shape, config),
         )  # fmt: skip
         lines[0] += f" Predicted peak {now / 2**20:,.0f} MiB. Cheapest first, what would lower it:"
         lines += [f"  - {change}: {peak / 2**20:,.0f} MiB ({peak / now - 1:+.0%})" for change, peak in changes[:3]]

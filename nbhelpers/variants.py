@@ -19,7 +19,6 @@ from nbhelpers import (
     checkpoints,
     constraints,
     cost,
-    diagnosis,
     evaluation,
     forgetting,
     memory,
@@ -28,7 +27,7 @@ from nbhelpers import (
     retention,
     training,
 )
-from nbhelpers.errors import ModelError, NotebookError, ResourceError
+from nbhelpers.errors import DivergedError, ModelError, NotebookError, ResourceError
 from nbhelpers.run import seed_everything
 
 LATENCY_ROUNDS, LATENCY_TOKENS = 7, 16
@@ -43,7 +42,7 @@ class Variant:
     quantization: of the frozen weights, as keyword arguments of `models.four_bit`; None: as they are.
     settings: overrides of `training.sft_config`.
     prepare: called with the trainer before it begins, a `partial` of a function that a module defines.
-    stop: rules of `diagnosis` at which training ends.
+    stop: rules of `diagnosis` at which training ends; all are applied.
     """
 
     config: object | None = None
@@ -80,13 +79,16 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
     config = None if bottlenecks else variant.config
     settings = variant.settings | {"learning_rate": learning_rate}
     held_out = validation_rows if "eval_strategy" in settings else None
-    made = training.sft_trainer(run, model, tokenizer, rows, config, held_out, name, **settings)
+    made = training.sft_trainer(run, model, tokenizer, rows, config, held_out, name, variant.stop, **settings)
     found = models.count_parameters(made.model)["trainable"]
     if variant.config is not None and found != (expected := adapters.count(_shape(run), variant.config)):
         raise ModelError(f"{name} trains {found:,} numbers; its formula says {expected:,}.")
     if variant.prepare:
         variant.prepare(made)
-        given = {key: value for key, value in variant.prepare.keywords.items() if isinstance(value, int | float | str)}
+        given = {
+            key: value if isinstance(value, int | float | str) else checkpoints.digest_of_rows(value)
+            for key, value in variant.prepare.keywords.items()
+        }
         made.identity |= checkpoints.identity(made) | {"prepare": f"{variant.prepare.func.__name__} {given}"}
     return made
 
@@ -120,7 +122,7 @@ def tune(
     the rest) and what `measure` finds; `left_out` with the reason where it would not fit in memory.
 
     Raises:
-        NotebookError: the training broke at every learning rate.
+        NotebookError: the training broke at every learning rate, or anything else that `training.train` raises.
     """
     expected = _expected(run, variant, rows) if variant.learning_rates else None
     found: dict = {"validation_loss": {}}
@@ -130,25 +132,22 @@ def tune(
         except ResourceError as error:
             return {"left_out": str(error)}
         found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
+    share = 1.0 if run.hardware.gpu else min(1.0, torch.get_num_threads() / run.hardware.cores)  # of what is paid for
     best, model = math.inf, None
     for rate in variant.learning_rates:
         memory.free()
         try:
             with memory.peak(run.hardware.device) as peak:
                 made = trainer(run, variant, rows, rate, name, validation_rows)
-                watch = diagnosis.Diagnosis(variant.stop)
-                made.add_callback(watch)
                 done = training.train(made)
-        except ResourceError:
-            raise
-        except NotebookError as error:  # this rate is too high
+        except DivergedError as error:  # this rate is too high
             print(error)
             found["validation_loss"][f"{rate:g}"] = None
             continue
         if "seconds" not in found:  # the first alone had the process to itself
             found |= {"peak_memory_bytes": peak.bytes, "seconds": done.seconds}
             found |= {"tokens_per_second": done.tokens_per_second}
-            found |= {"dollars": cost.dollars(done.seconds, cost.prices()[run.profile.price].dollars_per_hour)}
+            found |= {"dollars": share * cost.dollars(done.seconds, cost.prices()[run.profile.price].dollars_per_hour)}
         losses = evaluation.held_out_loss(made.model, made.processing_class, validation_rows)
         loss = statistics.fmean(losses)
         found["validation_loss"][f"{rate:g}"] = loss if math.isfinite(loss) else None
@@ -156,7 +155,8 @@ def tune(
             best, model = loss, made.model
             norms = [float(entry["grad_norm"]) for entry in made.state.log_history if "grad_norm" in entry]
             found |= {"learning_rate": rate, "losses": done.losses, "gradient_norms": norms}
-            found |= {"held_out": watch.held_out, "findings": [asdict(finding) for finding in watch.findings]}
+            found |= {"held_out": [entry["eval_loss"] for entry in made.state.log_history if "eval_loss" in entry]}
+            found |= {"findings": [asdict(finding) for finding in made.diagnosis.findings]}
         del made
     if model is not None:
         trained = models.count_parameters(model)["trainable"]

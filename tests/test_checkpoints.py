@@ -1,6 +1,7 @@
 """Checkpoints: damage is named and stepped over, a kill loses nothing but the steps since, and nothing is restarted."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,7 +17,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from nbhelpers import chat, checkpoints, models, profiles, training
+from nbhelpers import chat, checkpoints, diagnosis, models, profiles, training
 from nbhelpers.checkpoints import Progress
 from nbhelpers.errors import NotebookError
 
@@ -345,3 +346,72 @@ def test_progress_goes_through_a_seal(tmp_path):
     (tmp_path / "checkpoint-3" / "scheduler.pt").unlink()
     checkpoints.seal(tmp_path / "checkpoint-3", {"a": "1"}, Progress(7, 1.5))
     assert checkpoints.fault(tmp_path / "checkpoint-3", {"a": "1"}) == "it has no scheduler.pt"
+
+
+def test_on_a_drive_that_keeps_no_times_the_newest_checkpoint_stays(tmp_path, monkeypatch):
+    stat = Path.stat
+
+    def timeless(path, **kwargs):
+        found = stat(path, **kwargs)
+        return os.stat_result([*found[:7], 0, 0, 0]) if path.name.startswith("checkpoint-") else found
+
+    monkeypatch.setattr(Path, "stat", timeless)
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: sorted(path.rglob(pattern), reverse=True))
+    training.train(trainer_of(tmp_path, "lora", save_steps=1, max_steps=11))
+    kept = {path.name for path in (tmp_path / "artifacts" / "checkpoints").iterdir() if path.is_dir()}
+    assert kept == {"checkpoint-10", "checkpoint-11"}
+
+
+def worsening(trainer, best: int):
+    """The held-out loss of a training, as the Trainer reports and logs it, is lowest at one step."""
+
+    def evaluate(*args, **kwargs):
+        found = {"eval_loss": abs(trainer.state.global_step - best) + 1.0}
+        trainer.log(found)
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, found)
+        return found
+
+    trainer.evaluate = evaluate
+    return trainer
+
+
+def test_patience_is_not_counted_anew_after_a_resume(tmp_path):
+    def early(folder):
+        trainer = worsening(trainer_of(folder, "lora", **training.keep_best(1)), best=3)
+        diagnosis.stop_early(trainer, patience=2)
+        return trainer
+
+    training.train(early(tmp_path / "whole"))
+    for path in (tmp_path / "whole" / "artifacts" / "checkpoints").glob("checkpoint-*"):
+        if path.name != "checkpoint-5":  # the one at which patience ended
+            shutil.copytree(path, tmp_path / "cut" / "artifacts" / "checkpoints" / path.name)
+    assert {path.name for path in (tmp_path / "cut").rglob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    again = early(tmp_path / "cut")
+    training.train(again, resume="auto")
+    assert again.state.max_steps == STEPS
+    assert again.state.best_global_step == 3
+    steps = [entry["step"] for entry in again.state.log_history if "eval_loss" in entry]
+    assert steps == [1, 2, 3, 4, 5], "stopped where the uninterrupted training was"
+
+
+def test_the_best_checkpoint_is_found_again_when_the_folder_was_moved(tmp_path):
+    first = worsening(trainer_of(tmp_path / "here", "lora", **training.keep_best(2)), best=4)
+    training.train(first)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    moved = worsening(trainer_of(tmp_path / "there", "lora", **training.keep_best(2)), best=4)
+    training.train(moved, resume="auto")
+    for name, weight in weights(moved).items():
+        assert torch.equal(weight, weights(first)[name])
+    shutil.rmtree(tmp_path / "there" / "artifacts" / "checkpoints" / "checkpoint-4")
+    shutil.move(tmp_path / "there", tmp_path / "elsewhere")
+    lost = worsening(trainer_of(tmp_path / "elsewhere", "lora", **training.keep_best(2)), best=4)
+    with pytest.raises(NotebookError, match="best checkpoint, checkpoint-4, cannot be used: it was not finished"):
+        training.train(lost, resume="auto")
+
+
+def test_other_held_out_rows_are_another_training(tmp_path):
+    trainer = trainer_of(tmp_path, "lora")
+    before = checkpoints.identity(trainer)
+    trainer.eval_dataset = trainer.eval_dataset.select([0, 1])
+    after = checkpoints.identity(trainer)
+    assert [name for name in before if before[name] != after[name]] == ["held-out rows"]

@@ -380,7 +380,7 @@ def test_every_price_has_a_source_and_a_date():
 
 def test_a_missing_table_names_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(formats.cost, "repository_root", lambda: tmp_path)
-    with pytest.raises(NotebookError, match=r"finetuning_prices.csv is missing.*dollars_per_million"):
+    with pytest.raises(NotebookError, match=r"finetuning_prices.csv is missing"):
         formats.finetuning_prices()
 
 

@@ -14,7 +14,7 @@ import trl
 from peft import LoraConfig
 
 from nbhelpers import adapters, batching, chat, forward, memory, models, training
-from nbhelpers.errors import AuditError, NotebookError
+from nbhelpers.errors import AuditError, DivergedError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 
 CPU = Hardware("cpu", 2, 2**34, None, 0, "Linux")
@@ -273,7 +273,7 @@ def test_running_out_of_memory_ends_with_what_would_fit(tmp_path):
 def test_every_remedy_lowers_the_predicted_peak_and_the_cheapest_comes_first():
     shape = memory.Shape(576, 1536, 30, 9, 3, 64, 49152, True)
     plan = memory.Plan(10_000, 2_000, 2_048, 400)
-    now, changes = memory.remedies(shape, "full", "bfloat16", plan, 16, False, "cpu", 1, 8)
+    now, changes = memory.remedies(shape, "full", "bfloat16", plan, 8)
     assert [change.split()[0] for change, _ in changes][:3] == [
         "per_device_train_batch_size=4,",
         "gradient_checkpointing=True",
@@ -281,9 +281,10 @@ def test_every_remedy_lowers_the_predicted_peak_and_the_cheapest_comes_first():
     ]
     assert all(0 < peak < now for _, peak in changes)
     assert "a third more time" in changes[1][0]
-    _, frozen = memory.remedies(shape, "lora", "bfloat16", plan, 16, False, "cpu", 1, 3)
-    assert frozen[0][0] == "gradient_checkpointing=True (half more time)", "three rows cannot be halved"
-    _, changes = memory.remedies(shape, "qlora", "bfloat16", plan, 16, True, "cpu", 1, 1)
+    _, frozen = memory.remedies(shape, "lora", "bfloat16", plan, 3, gradient_accumulation_steps=2)
+    assert frozen[0][0].startswith("per_device_train_batch_size=1, gradient_accumulation_steps=6"), "no half of three"
+    assert frozen[1][0] == "gradient_checkpointing=True (half more time)"
+    _, changes = memory.remedies(shape, "qlora", "bfloat16", plan, 1, gradient_checkpointing=True)
     assert [change.split()[0] for change, _ in changes] == ["half"]
 
 
@@ -327,3 +328,18 @@ def test_rows_are_encoded_counted_and_even_over_tasks(tokenizer, tmp_path, capsy
     assert len(train_rows) <= 30
     assert max(map(len, train_rows["input_ids"])) <= 40
     assert "30 rows read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("fp16", "skipped"), [(False, 0), (True, 2), (True, 19)])
+def test_a_float16_training_may_skip_steps_until_its_loss_scale_fits(fp16, skipped):
+    args, state = SimpleNamespace(fp16=fp16, learning_rate=1e-3), SimpleNamespace(global_step=1, max_steps=1_000)
+    watch = training.Watch()
+    watch.on_train_begin(args, state, None)
+    for norm in (*["inf"] * skipped, "1.0", *["nan"] * skipped):
+        watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": norm})
+    for _ in range(training.SKIPPED - 1 - skipped if fp16 else 0):
+        watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": "inf"})
+    with pytest.raises(DivergedError, match="The gradient norm is inf"):
+        watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": "inf"})
+    with pytest.raises(DivergedError, match="The loss is nan"):
+        watch.on_log(args, state, None, {"loss": "nan", "grad_norm": 1.0})

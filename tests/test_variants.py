@@ -1,6 +1,7 @@
 """Variants on the smoke model: what `tune` measures is what was trained, and adapters add up exactly."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -10,8 +11,8 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig
 
-from nbhelpers import adapters, chat, comparison, constraints, evaluation, forgetting, models, training, variants
-from nbhelpers.errors import ModelError, NotebookError
+from nbhelpers import adapters, chat, comparison, constraints, cost, evaluation, forgetting, models, training, variants
+from nbhelpers.errors import AuditError, ModelError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 from nbhelpers.retention import ElasticWeights, hold_on, rehearse
 from nbhelpers.run import Run
@@ -272,3 +273,55 @@ def test_what_elastic_weights_hold_is_predicted_to_the_byte(config, run, rows):
     found = sum(start.nbytes + importance.nbytes for _, start, importance in elastic.held)
     with_it, without = (variants._expected(run, one, rows) for one in (held, replace(held, prepare=None)))
     assert with_it.peak_memory_bytes - without.peak_memory_bytes == found > 0
+
+
+def test_only_a_training_that_broke_is_a_rate_too_high(run, rows):
+    masked = rows.map(lambda row: {"labels": [chat.IGNORE] * len(row["labels"])})
+    with pytest.raises(AuditError, match="have no label"):
+        variants.tune(run, "masked", Variant(lora(), RATES), masked, rows)
+    with pytest.raises(NotebookError, match="broke at every learning rate"):
+        variants.tune(run, "broken", Variant(lora(), (1e-3,), prepare=partial(break_loss)), rows, rows)
+
+
+def break_loss(trainer):
+    trainer.compute_loss = lambda model, inputs, **kwargs: (
+        next(w for w in model.parameters() if w.requires_grad).sum() * float("nan")
+    )
+
+
+def test_a_job_pays_for_its_share_of_the_cores(run, rows):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # of two
+        found = variants.tune(run, "share", Variant(lora(), RATES[1:]), rows, rows)
+    finally:
+        torch.set_num_threads(before)
+    price = cost.prices()[run.profile.price].dollars_per_hour
+    assert found["dollars"] == pytest.approx(found["seconds"] / 3600 * price / 2)
+
+
+def test_the_rows_that_elastic_weights_hold_on_to_make_another_training(run, rows):
+    def identity(held):
+        prepare = partial(hold_on, rows=held, strength=1.0)
+        return variants.trainer(run, Variant(lora(), RATES, prepare=prepare), rows, 1e-3, "rows").identity
+
+    assert identity(rows.select([0]))["prepare"] != identity(rows.select([1]))["prepare"]
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (LoraConfig(r=2, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"), {}),
+        (adapters.Bottlenecks(4), {}),
+        (None, {"optim": "adafactor"}),
+    ],
+    ids=["DoRA", "bottlenecks", "Adafactor"],
+)
+def test_out_of_memory_tells_the_peak_that_was_predicted(config, settings, run, rows):
+    many = rows.select([i % len(rows) for i in range(600)])
+    big = run.having(per_device_train_batch_size=300, max_steps=2)
+    variant = Variant(config, RATES, settings=settings)
+    made = variants.trainer(big, variant, many, 1e-3, "exhausted")
+    predicted = variants._expected(big, variant, many).peak_memory_bytes / 2**20
+    told = re.search(r"Predicted peak ([\d,]+) MiB", training._what_would_fit(made))
+    assert int(told[1].replace(",", "")) == pytest.approx(predicted, abs=1)
