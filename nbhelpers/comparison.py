@@ -2,6 +2,8 @@
 
 import statistics
 
+import numpy as np
+
 from nbhelpers import forgetting, metrics
 from nbhelpers.metrics import Metric
 
@@ -22,7 +24,8 @@ COLUMNS = {  # figures of a variant: their units, and whether more is better
 def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
     """`"<variant>.<figure>"` -> value; scores, losses and probes with their intervals beside the untuned model's.
 
-    A latency has the median, the lowest and the highest of its rounds. A variant that was left out has no figures.
+    A latency is that of the base times so much, round by round: the median, the lowest and the highest. A variant that
+    was left out has no figures.
 
     Args:
         results: variant -> what `tune` or `combine` found.
@@ -54,30 +57,24 @@ def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
 
 
 def pooled(results: list[dict]) -> dict:
-    """Results of one variant over several seeds as one: scores, losses and probes row by row the mean over the seeds.
+    """Results of one variant over several seeds as one: scores, losses and probes with a line a seed.
 
-    The intervals that `figures` gives then cover the choice of rows and probes; how far the seeds lie apart, their own
-    figures say.
-
-    Raises:
-        ValueError: the seeds were not scored on as many rows.
+    The intervals that `figures` gives then cover the choice of seeds as well as that of rows and probes.
     """
     numbers = {key: statistics.fmean(r[key] for r in results) for key in ("seconds", "dollars") if key in results[0]}
-    return numbers | {key: _mean([r[key] for r in results]) for key in ("held_out_loss", "scores", "forgetting")}
+    return numbers | {key: _stacked([r[key] for r in results]) for key in ("held_out_loss", "scores", "forgetting")}
 
 
-def _mean(values: list):
+def _stacked(values: list):
     if isinstance(values[0], dict):
-        return {key: _mean([value[key] for value in values]) for key in values[0]}
-    return [statistics.fmean(row) for row in zip(*values, strict=True)]
+        return {key: _stacked([value[key] for value in values]) for key in values[0]}
+    return values
 
 
 def known_lost(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -> Metric:
     """The share of the facts and sums that were lost, less those that were gained, with its interval."""
-    before, after = (probed["facts"] + probed["arithmetic"] for probed in (untuned, tuned))
-    return metrics.estimate(
-        [a - b for a, b in zip(before, after, strict=True)], unit="share lost", higher_is_better=False
-    )
+    before, after = (np.concatenate([probed["facts"], probed["arithmetic"]], axis=-1) for probed in (untuned, tuned))
+    return metrics.estimate(before - after, unit="share lost", higher_is_better=False)
 
 
 def _by_row(result: dict) -> dict[str, list[float]]:
@@ -91,7 +88,7 @@ def _by_row(result: dict) -> dict[str, list[float]]:
 def differences(by_seed: dict[str, list[dict]], baseline: str) -> dict[str, dict[str, tuple[Metric, int]]]:
     """Every variant against one of them, over the same seeds: variant -> figure -> `(mean difference, seeds)`.
 
-    The difference is paired by row, seed by seed, and averaged over the seeds; its interval covers the choice of rows.
+    The difference is paired by row, seed by seed; its interval covers the choice of seeds and of rows.
     `seeds` counts those whose own mean difference has its sign.
     """
     found: dict[str, dict[str, tuple[Metric, int]]] = {}
@@ -102,7 +99,7 @@ def differences(by_seed: dict[str, list[dict]], baseline: str) -> dict[str, dict
         pairs = [(_by_row(a), _by_row(b)) for a, b in zip(by_seed[name], by_seed[baseline], strict=True)]
         for figure in pairs[0][0]:
             moved = [[x - y for x, y in zip(a[figure], b[figure], strict=True)] for a, b in pairs]
-            mean = metrics.estimate([statistics.fmean(values) for values in zip(*moved, strict=True)])
+            mean = metrics.estimate(moved)
             found[name][figure] = mean, sum(statistics.fmean(values) * mean.value > 0 for values in moved)
     return found
 

@@ -1,7 +1,7 @@
 """Scores of one prediction against one reference, and intervals over many.
 
-Each score is a pure function of two strings with a value from 0 to 1 (perplexity: 1 and up). The classes at the
-end wrap them as `evaluate.Metric` modules, so that `evaluate.combine` works with no network.
+Each score is a pure function of two strings with a value from 0 to 1. `evaluate_module` wraps one of them as an
+`evaluate.Metric`, so that `evaluate.combine` works with no network.
 """
 
 import json
@@ -116,19 +116,28 @@ def score(task: str, prediction: str, reference: str) -> dict[str, float]:
 
 
 def bootstrap_interval(
-    values: Sequence[float], seed: int = 0, resamples: int = 2_000, level: float = 0.95
+    values: Sequence, seed: int = 0, resamples: int = 2_000, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979): `values` has shape (n,), the answer is (low, high).
+    """Percentile bootstrap interval of the mean (Efron 1979): the answer is (low, high).
 
-    Raises ValueError on an empty sample. Paired data: pass the differences.
+    Args:
+        values: shape (n,), or (runs, n) for several runs on the same n rows: then both runs and rows are drawn, so that
+            the interval covers the choice of either. With two or three runs it is still somewhat narrow. Paired data:
+            pass the differences.
+
+    Raises ValueError on an empty sample or another shape.
     """
     import numpy as np
 
     sample = np.asarray(values, dtype=float)
-    if sample.ndim != 1 or not len(sample):
-        raise ValueError(f"bootstrap_interval needs a sample of shape (n,) with n >= 1, got shape {sample.shape}.")
-    rng, n = np.random.default_rng(seed), len(sample)
-    means = [sample[rng.integers(0, n, size=n)].mean() for _ in range(resamples)]  # one by one: n may be 100,000
+    if sample.ndim not in (1, 2) or not sample.size:
+        raise ValueError(f"bootstrap_interval needs a sample of shape (n,) or (runs, n), got shape {sample.shape}.")
+    sample = np.atleast_2d(sample)
+    rng, (runs, n) = np.random.default_rng(seed), sample.shape
+    means = []
+    for _ in range(resamples):  # one by one: n may be 100,000
+        drawn = rng.integers(0, n, size=n)
+        means.append((sample[rng.integers(0, runs, size=runs)] if runs > 1 else sample)[:, drawn].mean())
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -147,18 +156,29 @@ def share(hits: int, n: int, unit: str = "", higher_is_better: bool = True) -> M
 
 
 def estimate(
-    values: Sequence[float], baseline: Sequence[float] | None = None, unit: str = "", higher_is_better: bool = True
+    values: Sequence, baseline: Sequence[float] | None = None, unit: str = "", higher_is_better: bool = True
 ) -> Metric:
     """The mean of `values` with its bootstrap interval, beside the mean of `baseline` on the same rows.
 
+    Where every row of a score, which has a baseline, is 0 or every row 1, there is nothing to resample: the interval is
+    that of a `share`.
+
+    Args:
+        values: as for `bootstrap_interval`.
+
     Raises ValueError on an empty sample, or where `baseline` has not as many rows.
     """
-    if baseline is not None and len(baseline) != len(values):
-        raise ValueError(f"estimate got {len(values)} values and a baseline of {len(baseline)}: not the same rows.")
+    import numpy as np
+
     low, high = bootstrap_interval(values)
-    mean = float(sum(values) / len(values))
-    base = None if baseline is None else float(sum(baseline) / len(baseline))
-    return Metric(mean, low, high, len(values), base, unit, higher_is_better)
+    mean, rows = float(np.mean(values)), np.shape(values)[-1]
+    if baseline is not None and len(baseline) != rows:
+        raise ValueError(f"estimate got {rows} values and a baseline of {len(baseline)}: not the same rows.")
+    if baseline is not None and low == high and mean in (0, 1):
+        at_the_end = share(int(mean) * rows, rows)
+        low, high = at_the_end.low, at_the_end.high
+    base = None if baseline is None else float(np.mean(baseline))
+    return Metric(mean, low, high, rows, base, unit, higher_is_better)
 
 
 def evaluate_module(name: str):

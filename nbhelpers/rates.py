@@ -12,7 +12,7 @@ def rate_range(trainer, low: float, high: float) -> None:
     """Have the learning rate rise from `low` to `high` by the same factor every step.
 
     A range test (Smith 2017, section 3.3, where it rises linearly). The losses show below which rate
-    nothing is learned, and above which training breaks: `steepest` reads them.
+    nothing is learned, and above which training breaks. `steepest` reads them.
     """
     optimizer, steps = trainer.create_optimizer(), trainer.args.max_steps
     for group in optimizer.param_groups:
@@ -21,15 +21,17 @@ def rate_range(trainer, low: float, high: float) -> None:
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rise**step)
 
 
-def steepest(low: float, high: float, losses: list[float], window: int = 5) -> float:
-    """The rate at which a `rate_range` training's losses fell fastest: by a straight line through `window` of them.
+def steepest(rates, gained, window: int = 3) -> float:
+    """The rate at which the loss of a `rate_range` training fell fastest: by a straight line through `window` points.
 
-    A loss depends on the rows of its batch as well as on the rate, hence a slope over several and no difference of two.
+    Args:
+        rates: those of the steps, shape (n,).
+        gained: the loss at each step less that of the untuned model on the same batch, shape (n,). The losses alone do
+            not tell: they differ more from batch to batch than from rate to rate.
     """
-    tried = np.geomspace(low, high, len(losses))
     steps = np.arange(window) - (window - 1) / 2
-    slopes = np.convolve(losses, steps[::-1], mode="valid") / (steps**2).sum()
-    return float(tried[int(np.argmin(slopes)) + window // 2])
+    slopes = np.convolve(gained, steps[::-1], mode="valid") / (steps**2).sum()
+    return float(rates[int(np.argmin(slopes)) + window // 2])
 
 
 def layerwise(trainer, decay: float) -> None:

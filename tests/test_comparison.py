@@ -3,15 +3,29 @@ import pytest
 from nbhelpers import comparison
 
 
-def test_pooled_results_are_the_means_over_seeds_row_by_row():
+def test_pooled_results_have_the_mean_over_seeds_and_an_interval_that_covers_them():
     one, other = result([1.0, 2.0], [1.0, 0.0]), result([3.0, 2.0], [0.0, 0.0])
     found = comparison.pooled([one | {"seconds": 2.0}, other | {"seconds": 4.0}])
     assert found["seconds"] == 3.0
-    assert found["held_out_loss"] == [2.0, 2.0]
-    assert found["forgetting"]["facts"] == [0.5, 0.0]
-    assert found["scores"] == {"summary.rouge_l": [0.5, 0.5]}
-    with pytest.raises(ValueError, match="shorter"):
-        comparison.pooled([one, result([1.0], [1.0, 0.0])])
+    untuned = result([2.0, 2.0], [1.0, 1.0])
+    figures = comparison.figures({"untuned": untuned, "tuned": found}, "untuned")
+    assert figures["tuned.held_out_loss"].value == 2.0
+    assert (figures["tuned.held_out_loss"].low, figures["tuned.held_out_loss"].high) == (1.0, 3.0)
+    assert figures["tuned.known_lost"].value == pytest.approx((1 / 3 + 2 / 3) / 2)
+    assert figures["tuned.known_lost"].n == 3
+    assert figures["tuned.summary.rouge_l"].value == 0.5
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        comparison.figures(
+            {"untuned": untuned, "tuned": comparison.pooled([one, result([1.0], [1.0, 0.0])])}, "untuned"
+        )
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    agree = {"a": [result([2.0] * 9, [1.0])] * 3, "b": [result([1.0] * 9, [1.0])] * 3}
+    disagree = agree | {"a": [result([x] * 9, [1.0]) for x in (0.0, 2.0, 4.0)]}
+    for by_seed, low, high in ((agree, 1.0, 1.0), (disagree, -1.0, 3.0)):
+        mean, _ = comparison.differences(by_seed, "b")["a"]["held-out loss"]
+        assert (mean.value, mean.low, mean.high) == (1.0, low, high)
 
 
 def test_what_is_known_no_more_is_lost_and_what_was_gained_is_taken_off():

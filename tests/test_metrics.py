@@ -151,7 +151,7 @@ def test_a_hundred_thousand_rows_need_little_memory():
     assert peak < 5 * 8 * 100_000  # a few arrays of the sample's size, not one a resample
 
 
-@pytest.mark.parametrize("sample", [[], [[1.0, 2.0]]])
+@pytest.mark.parametrize("sample", [[], [[]], [[[1.0, 2.0]]]])
 def test_a_sample_that_is_empty_or_no_list_is_refused(sample):
     with pytest.raises(ValueError, match="shape"):
         metrics.bootstrap_interval(sample)
@@ -165,6 +165,26 @@ def test_estimate_is_mean_interval_rows_and_baseline():
     assert (m.value, m.n, m.baseline, m.unit) == (0.75, 4, 0.25, "share")
     assert (m.low, m.high) == metrics.bootstrap_interval(values)
     assert metrics.estimate(values).baseline is None
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_score_that_is_the_same_in_every_row_has_the_interval_of_a_share(value):
+    m, expected = metrics.estimate([value] * 50, [0.0] * 50), metrics.share(int(50 * value), 50)
+    assert (m.value, m.low, m.high) == (value, expected.low, expected.high)
+    assert m.high - m.low > 0.05
+    difference = metrics.estimate([0.0] * 50)
+    assert (difference.low, difference.high) == (0.0, 0.0), "no share"
+
+
+def test_an_interval_over_runs_covers_the_true_mean_more_often_than_one_over_rows():
+    rng, covered = np.random.default_rng(0), {"rows": 0, "runs and rows": 0}
+    for seed in range(200):
+        values = rng.normal(size=(8, 1)) + rng.normal(size=(8, 40))  # each run has an effect of its own
+        for name, sample in (("rows", values.mean(0)), ("runs and rows", values)):
+            low, high = metrics.bootstrap_interval(sample, seed=seed, resamples=250)
+            covered[name] += low <= 0 <= high
+    assert covered["rows"] / 200 < 0.5
+    assert 0.86 < covered["runs and rows"] / 200 <= 1
 
 
 @pytest.mark.parametrize("baseline", [[], [1.0], [1.0, 1.0, 1.0]])

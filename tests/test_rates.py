@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from test_training import rows, run  # noqa: F401 (a fixture)
 from transformers import TrainerCallback
 
@@ -26,10 +27,17 @@ def test_a_range_of_rates_rises_by_one_factor_and_ends_where_it_should(model, to
 
 
 def test_the_steepest_fall_names_its_rate():
-    losses = [3.0] * 10 + [2.8, 2.2, 1.6, 1.2] + [1.1] * 6 + [2.0, 4.0]
-    found = rates.steepest(1e-6, 1e-1, losses)
-    tried = np.geomspace(1e-6, 1e-1, len(losses))
-    assert tried[9] < found < tried[15]
+    gained = [0.0] * 10 + [-0.2, -0.8, -1.4, -1.8] + [-1.9] * 6 + [-1.0, 1.0]
+    tried = np.geomspace(1e-6, 1e-1, len(gained))
+    assert tried[9] < rates.steepest(tried, gained) < tried[13]
+
+
+def test_batches_that_differ_do_not_move_the_steepest_fall():
+    tried = np.geomspace(1e-6, 1e-2, 18)
+    gained = -0.5 / (1 + np.exp(8 - np.arange(18)))  # falls fastest at the ninth step
+    untuned = np.random.default_rng(0).uniform(0.3, 2.9, 18)
+    assert rates.steepest(tried, (untuned + gained) - untuned) == pytest.approx(tried[8])
+    assert rates.steepest(tried, untuned + gained) != pytest.approx(tried[8])
 
 
 def test_lower_blocks_learn_more_slowly_and_no_weight_is_left_out(model, tokenizer, rows, tmp_path):  # noqa: F811

@@ -11,7 +11,19 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig
 
-from nbhelpers import adapters, chat, comparison, constraints, cost, evaluation, forgetting, models, training, variants
+from nbhelpers import (
+    adapters,
+    chat,
+    checkpoints,
+    comparison,
+    constraints,
+    cost,
+    evaluation,
+    forgetting,
+    models,
+    training,
+    variants,
+)
 from nbhelpers.errors import AuditError, ModelError, NotebookError
 from nbhelpers.profiles import PROFILES, Hardware
 from nbhelpers.retention import ElasticWeights, hold_on, rehearse
@@ -197,6 +209,7 @@ def test_what_prepares_a_trainer_belongs_to_what_its_checkpoints_are_of(run, row
         for prepare in (None, held, held, partial(held, strength=2.0), partial(rehearse, rows=rows, share=0.3))
     ]
     assert made[1] == made[2]
+    assert identity(partial(checkpoints.kill_after, step=3)) == made[0]
     assert len({json.dumps(one, sort_keys=True) for one in made}) == 4
     assert made[0]["rows"] == made[1]["rows"] != made[4]["rows"]
 
