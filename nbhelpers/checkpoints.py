@@ -180,10 +180,8 @@ class Keeper(TrainerCallback):
             newest = Path(args.output_dir, f"checkpoint-{state.global_step}")
             seal(newest, self.identity, self.progress())
             others = [path for path in _numbered(args.output_dir) if path.name != newest.name]
-            by_age = sorted(
-                others, key=lambda path: (path.stat().st_mtime_ns, _number(path))
-            )  # some drives keep no time
-            for old in by_age[:-1]:
+            others.sort(key=lambda path: (path.stat().st_mtime_ns, _number(path)))  # a drive may keep no times
+            for old in others[:-1]:
                 if old.name == Path(state.best_model_checkpoint or "").name:
                     continue
                 try:

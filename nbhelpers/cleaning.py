@@ -307,5 +307,6 @@ def stream(
 
 def _sum(lines: tuple[dict, ...]) -> dict:
     why = sum((Counter(line["why"]) for line in lines), Counter())
-    numbers = {name: sum(line[name] for line in lines) for name in ("read", "dropped", "changed", "kept")}
+    names = [name for name in ("read", "dropped", "changed", "added", "kept") if any(name in line for line in lines)]
+    numbers = {name: sum(line.get(name, 0) for line in lines) for name in names}
     return {"step": lines[0]["step"]} | numbers | {"why": dict(why.most_common())}

@@ -31,9 +31,8 @@ def divergence(losses: list[float], guessing: float, window: int = WINDOW, facto
         return None
     before, recent = losses[:-window], losses[-window:]
     means = [statistics.fmean(before[i : i + window]) for i in range(len(before) - window + 1)]
-    limit, lowest = min(
-        [(max(factor * losses[0], guessing / 3), losses[0])] + [(factor * mean, mean) for mean in means]
-    )
+    at_once = max(factor * losses[0], guessing / 3), losses[0]
+    limit, lowest = min([at_once] + [(factor * mean, mean) for mean in means])
     if min(recent) > limit:
         return f"the training loss has risen from {lowest:.2f} to {statistics.fmean(recent):.2f}"
     return None

@@ -11,7 +11,7 @@ import hashlib
 import re
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from nbhelpers import chat, cleaning
 from nbhelpers.cleaning import Cleaned
@@ -56,12 +56,6 @@ def is_slip(a: str, b: str) -> bool:
         moved = a[start : start + 2]
         same = moved == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
     return same and not any(map(str.isdigit, moved))
-
-
-def jaccard(a: Iterable[str], b: Iterable[str]) -> float:
-    """Size of the intersection of two sets over the size of their union, 0 to 1; 1 for two empty ones."""
-    a, b = set(a), set(b)
-    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 class _Numbers(dict[str, int]):

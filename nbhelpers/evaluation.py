@@ -1,7 +1,6 @@
 """Ask a model, score its answers, and set two models side by side on the same rows."""
 
 import contextlib
-import time
 from dataclasses import dataclass
 
 import torch
@@ -178,8 +177,6 @@ class Evaluation:
 
     name: str
     rows: list[dict]
-    seconds: float
-    tokens: int
 
     def values(self, task: str, score: str) -> list[float]:
         """One score of every row of a task, in order."""
@@ -203,23 +200,16 @@ def evaluate(name: str, model, tokenizer, rows, examples: dict | None = None, **
     prompts = [chat.with_examples(row["messages"], (examples or {}).get(row["task"], [])) for row in rows]
     tasks = list(rows["task"])
     answers: dict[int, Answer] = {}
-    start = time.perf_counter()
     for task in dict.fromkeys(tasks):  # answers of one task are alike in length, so that a batch ends together
         members = [i for i, name in enumerate(tasks) if name == task]
         answers |= zip(members, generate(model, tokenizer, [prompts[i] for i in members], **options), strict=True)
-    seconds = time.perf_counter() - start
     scored = [
-        {
-            "id": row["id"],
-            "task": row["task"],
-            "reference": row["reference"],
-            "answer": answer.text,
-            "stopped": answer.stopped,
-            "scores": metrics.score(row["task"], answer.text, row["reference"]),
-        }
-        for row, answer in zip(rows, (answers[i] for i in range(len(tasks))), strict=True)
+        {key: row[key] for key in ("id", "task", "reference")}
+        | {"answer": answers[i].text, "stopped": answers[i].stopped}
+        | {"scores": metrics.score(row["task"], answers[i].text, row["reference"])}
+        for i, row in enumerate(rows)
     ]
-    return Evaluation(name, scored, seconds, sum(answer.tokens for answer in answers.values()))
+    return Evaluation(name, scored)
 
 
 def solved_examples(rows, tasks: list[str], count: int = 3) -> dict[str, list[list[dict]]]:

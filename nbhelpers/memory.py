@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers.errors import ResourceError
+from nbhelpers.errors import ModelError, ResourceError
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4: 4 bits a weight, an 8-bit constant a block of 64, a 32-bit one 256 blocks (Dettmers et al. 2023, section 3).
@@ -37,8 +37,14 @@ class Shape:
 
     @classmethod
     def of(cls, folder: Path) -> "Shape":
-        """Read from a model folder's config.json; nothing is loaded."""
-        return cls.from_config(json.loads((Path(folder) / "config.json").read_text()))
+        """Read from a model folder's config.json; nothing is loaded. Raises ModelError where it is not Llama-like."""
+        try:
+            return cls.from_config(json.loads((Path(folder) / "config.json").read_text()))
+        except KeyError as error:
+            raise ModelError(
+                f"{folder}: config.json has no {error}, so that memory and time cannot be predicted. Take a Llama-like "
+                "model (Llama, Qwen, Mistral, Gemma, SmolLM)."
+            ) from error
 
     @classmethod
     def from_config(cls, config: dict) -> "Shape":

@@ -29,20 +29,6 @@ WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.
 DUPLICATES = ["consolidated*", "original/*"]  # the same weights once more, in their maker's own layout
 
 
-def token() -> str | None:
-    """The Hub token: HF_TOKEN, or Colab's secret of that name, or what `hf auth login` stored. Never print it."""
-    if os.environ.get("HF_TOKEN"):
-        return os.environ["HF_TOKEN"]
-    with contextlib.suppress(ImportError):
-        from google.colab import errors, userdata  # only there on Colab
-
-        with contextlib.suppress(userdata.SecretNotFoundError, userdata.NotebookAccessError, errors.Error):
-            return userdata.get("HF_TOKEN")
-    from huggingface_hub import get_token
-
-    return get_token()
-
-
 def fetch(model_id: str, revision: str | None = None) -> Path:
     """The folder that holds a model, made or downloaded where it is not there yet.
 
@@ -75,11 +61,7 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                model_id, revision=revision, allow_patterns=WEIGHTS, ignore_patterns=DUPLICATES, token=token()
-            )
-        )
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=WEIGHTS, ignore_patterns=DUPLICATES))
     except Exception as error:  # every kind the Hub client raises is a plain fact to the user
         raise ModelError(f"{model_id}: {explain_hub_error(error, 'model')}") from error
 

@@ -210,12 +210,9 @@ def read_hub(name: str, limit: int) -> list[dict]:
     repository, config, revision, split = re.fullmatch(
         r"([^:@#]+)(?::([^@#]+))?(?:@([^#]+))?(?:#(\w+))?", name
     ).groups()
-    token = os.environ.get("HF_TOKEN") or None
     try:
-        huggingface_hub.HfApi().dataset_info(repository, revision=revision, token=token)  # fails at once and says why
-        stream = datasets.load_dataset(
-            repository, config, split=split or "train", revision=revision, streaming=True, token=token
-        )
+        huggingface_hub.HfApi().dataset_info(repository, revision=revision)  # fails at once and says why
+        stream = datasets.load_dataset(repository, config, split=split or "train", revision=revision, streaming=True)
         return list(stream.take(limit))
     except Exception as error:  # every kind the Hub client raises is a plain fact to the user
         raise DataError(f"{name}: {explain_hub_error(error, 'data set')}") from error

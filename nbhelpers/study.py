@@ -39,7 +39,7 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
     """What a job returns, computed in a fresh process: `job` is a `partial` of a function that a module defines.
 
     Args:
-        log: where the process writes what it prints; its last line is quoted where the process dies without a word.
+        log: where the process writes what it prints; its last line is quoted where the process ends without a word.
         threads: how many it computes with; None: as many as there are cores.
 
     Raises:

@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
 
-from nbhelpers import chat, cleaning, duplicates, normalisation, quality, run, shapes
+from nbhelpers import chat, cleaning, duplicates, normalisation, quality, run, shapes, splits
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.privacy import Span
@@ -601,3 +601,9 @@ def test_a_replaced_file_shows_only_when_it_is_whole(tmp_path):
     assert path.read_bytes() == "ö\n".encode()
     assert os.listdir(path.parent) == ["a.txt"]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_stream_counts_what_a_step_adds(tmp_path):
+    raw = [{"text": f"Text number {i}.", "task": "a" if i % 4 else "b"} for i in range(8)]
+    found = cleaning.stream(raw, [lambda rows: splits.balance(rows, "task", how="over")], tmp_path / "a.jsonl", 4)
+    assert found[-1]["read"] + found[-1]["added"] == found[-1]["kept"] + found[-1]["dropped"] > 8

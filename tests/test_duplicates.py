@@ -105,14 +105,6 @@ def test_no_slip_touches_a_digit(word):
         assert duplicates.is_slip(word, other) == duplicates.is_slip(other, word) == (other in expected), other
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [("abc", "bcd", 0.5), ("aab", "b", 0.5), ("", "", 1), ("a", "", 0), ("ab", "ba", 1), ("abcd", "efgh", 0)],
-)
-def test_jaccard_of_known_sets(a, b, expected):
-    assert duplicates.jaccard(a, b) == expected
-
-
 # --- the index against brute force --------------------------------------------------------------------------------
 
 

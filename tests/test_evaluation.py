@@ -177,7 +177,7 @@ def test_text_rows_label_every_token(smoke):
 
 
 def fake(name, values):
-    return evaluation.Evaluation(name, [{"task": "t", "scores": {"s": v}} for v in values], 1.0, 1)
+    return evaluation.Evaluation(name, [{"task": "t", "scores": {"s": v}} for v in values])
 
 
 def test_gain_pairs_the_rows():

@@ -7,7 +7,7 @@ from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from saved_tensors import kept
 
 from nbhelpers import adapters, chat, forward, memory, models
-from nbhelpers.errors import ResourceError
+from nbhelpers.errors import ModelError, ResourceError
 
 MIB = 2**20
 IA3 = ["k_proj", "v_proj", "down_proj"]
@@ -270,3 +270,9 @@ def test_what_an_optimizer_keeps_is_what_is_predicted(name, optim, model, smoke)
     plan = memory.Plan(100, 10, 100, 10)
     predicted = memory.predict(shape, "full", "float32", plan, optim=optim)["optimizer"]
     assert predicted == pytest.approx(kept_bytes, rel=0.1)
+
+
+def test_a_model_of_another_kind_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"n_head": 12, "n_embd": 768}')
+    with pytest.raises(ModelError, match=r"config\.json has no 'num_attention_heads'.* Take a Llama-like"):
+        memory.Shape.of(tmp_path)

@@ -18,7 +18,7 @@ def _close():
 
 def evaluated(name, values):
     rows = [{"task": "summary", "scores": {"rouge_l": value}} for value in values]
-    return Evaluation(name, rows, 1.0, 10)
+    return Evaluation(name, rows)
 
 
 def test_losses_show_every_step_and_a_running_mean():

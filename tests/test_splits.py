@@ -388,3 +388,14 @@ def test_over_sampling_what_is_in_balance_changes_nothing_also_after_a_column_wa
     found = splits.balance(data, "task", "over")
     assert found.rows.to_list() == data.to_list()
     assert found.log == []
+
+
+def test_a_question_with_two_values_is_not_parted_by_a_stratified_split():
+    rows = [
+        {"id": f"{i}-{kind}", "messages": [{"role": "user", "content": f"What is number {i}?"}], "kind": kind}
+        for i in range(40)
+        for kind in ("good", "bad")
+    ]
+    train, test = splits.split(Dataset.from_list(rows), "stratified", "kind", test_share=0.3, seed=1)
+    assert len(test) > 10
+    assert not {name.split("-")[0] for name in train["id"]} & {name.split("-")[0] for name in test["id"]}
