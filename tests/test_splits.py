@@ -392,7 +392,8 @@ def test_over_sampling_what_is_in_balance_changes_nothing_also_after_a_column_wa
 
 def test_a_question_with_two_values_is_not_parted_by_a_stratified_split():
     rows = [
-        {"id": f"{i}-{kind}", "messages": [{"role": "user", "content": f"What is number {i}?"}], "kind": kind}
+        {"id": f"{i}-{kind}", "kind": kind}
+        | {"messages": [{"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": kind}]}
         for i in range(40)
         for kind in ("good", "bad")
     ]
