@@ -8,6 +8,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+import numpy as np
 from transformers import TrainerCallback
 
 WINDOW = 4  # training losses that are averaged: a batch's loss depends on which rows are in it
@@ -30,9 +31,10 @@ def divergence(losses: list[float], guessing: float, window: int = WINDOW, facto
     if len(losses) <= window:
         return None
     before, recent = losses[:-window], losses[-window:]
-    means = [statistics.fmean(before[i : i + window]) for i in range(len(before) - window + 1)]
-    at_once = max(factor * losses[0], guessing / 3), losses[0]
-    limit, lowest = min([at_once] + [(factor * mean, mean) for mean in means])
+    limit, lowest = max(factor * losses[0], guessing / 3), losses[0]
+    if len(before) >= window:
+        mean = float(np.convolve(before, np.full(window, 1 / window), mode="valid").min())
+        limit, lowest = min((limit, lowest), (factor * mean, mean))
     if min(recent) > limit:
         return f"the training loss has risen from {lowest:.2f} to {statistics.fmean(recent):.2f}"
     return None
@@ -47,7 +49,7 @@ def overfitting(
         losses: of training, since the beginning.
         held_out: losses on held-out rows, at even distances, the first before or soon after the beginning.
     """
-    if len(held_out) <= patience:
+    if not losses or len(held_out) <= patience:
         return None
     best, recent = min(held_out[:-patience]), held_out[-patience:]
     part = max(1, len(losses) // len(held_out))
@@ -80,18 +82,23 @@ class Diagnosis(TrainerCallback):
     """Applies the rules at every log of a trainer, prints the first finding of each, and may stop the training.
 
     Held-out losses come from a trainer with `eval_strategy="steps"` (`training.keep_best`). A plateau is looked for
-    while the learning rate is at least half of the highest so far. All is read from the state that checkpoints hold, so
-    that a training which was cut off is judged as if it had not been.
+    while the learning rate is at least half of the highest so far. All is read from the state that checkpoints hold: a
+    training that goes on where it was cut off is judged by all of its losses.
 
     Args:
         stop: rules at which training ends.
     """
 
     def __init__(self, stop: tuple[str, ...] = ()):
-        self.stop, self.findings = stop, []
+        self.stop, self.findings, self.read = stop, [], 0
+        self.logged: dict[str, list[float]] = {"loss": [], "eval_loss": [], "learning_rate": []}
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
-        losses, held_out, rates = (_logged(state, key) for key in ("loss", "eval_loss", "learning_rate"))
+        for entry in state.log_history[self.read :]:
+            for key, values in self.logged.items():
+                values += [float(entry[key])] if key in entry else []
+        self.read = len(state.log_history)
+        losses, held_out, rates = self.logged.values()
         texts = {}
         if "loss" in (logs or {}):
             texts = {"divergence": divergence(losses, math.log(model.config.get_text_config().vocab_size))}
@@ -106,10 +113,6 @@ class Diagnosis(TrainerCallback):
                 control.should_training_stop |= rule in self.stop
 
 
-def _logged(state, key: str) -> list[float]:
-    return [float(entry[key]) for entry in state.log_history if key in entry]
-
-
 class _EarlyStop(TrainerCallback):
     """Transformers' own counts evaluations in memory, and begins to count anew when a training is resumed."""
 
@@ -117,9 +120,11 @@ class _EarlyStop(TrainerCallback):
         self.patience = patience
 
     def on_evaluate(self, args, state, control, **kwargs):
-        held_out = _logged(state, "eval_loss")
+        held_out = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
         before, recent = held_out[: -self.patience], held_out[-self.patience :]
         control.should_training_stop |= bool(before) and min(recent) >= min(before)
+
+    on_train_begin = on_evaluate  # resumed where it had ended: after one step more, the least that the Trainer takes
 
 
 def stop_early(trainer, patience: int = 2) -> None:

@@ -18,7 +18,7 @@ FOUR_BIT_BYTES = (4 + 32 / 64) / 8  # the blocks' constants left in 32 bits
 # and of four-bit weights what each layer unpacks (SmolLM2-135M, glibc, a process that has done nothing else; more in
 # one that has generated text before).
 CPU_ALLOCATOR_SHARE = 0.35
-OF_THE_METHOD = ("adapter_parameters", "adapter_width", "optim")  # options of `predict` that another method has not
+OF_THE_METHOD = ("adapter_parameters", "adapter_width", "optim")  # options of `predict` that an adapter has not of full
 ERROR_MARGIN = 0.3  # share by which a prediction may be off; Run refuses only beyond it
 
 
@@ -219,7 +219,8 @@ def remedies(
     """
 
     def peak_of(method=method, plan=plan, **changed):
-        kept = options if method == own else {k: x for k, x in options.items() if k not in OF_THE_METHOD}
+        another = own == "full" != method
+        kept = {name: x for name, x in options.items() if not (another and name in OF_THE_METHOD)}
         stored = weights_dtype(method, dtype)
         return sum(predict(shape, method, dtype, plan, weights_dtype=stored, **(kept | changed)).values())
 

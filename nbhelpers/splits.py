@@ -64,9 +64,10 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
     else:
         asked = [chat.fold(turns) for turns in rows["messages"][:]] if "messages" in rows.column_names else ids
         members: dict[Any, dict[str, list[int]]] = {}
-        value_of: dict[str, Any] = {}  # a question counts where it stood first, lest it be parted by its other values
-        for i, (value, question) in enumerate(zip(values, asked, strict=True)):
-            members.setdefault(value_of.setdefault(question, value), {}).setdefault(question, []).append(i)
+        value_of: dict[str, Any] = {}  # a question with several values counts as one of them, lest it be parted
+        for i in sorted(range(len(rows)), key=lambda i: rank(ids[i])):
+            value = value_of.setdefault(asked[i], values[i])
+            members.setdefault(value, {}).setdefault(asked[i], []).append(i)
         held = set()
         for of_value in members.values():
             share = round(test_share * sum(map(len, of_value.values()))) or (how == "random")

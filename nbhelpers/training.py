@@ -35,7 +35,7 @@ from nbhelpers import (
 from nbhelpers.errors import AuditError, DivergedError, NotebookError, ResourceError
 from nbhelpers.run import seed_everything
 
-SKIPPED = 20  # steps in a row that a float16 training may skip: the loss scale, 65,536 at first, is below 1 after 17
+SKIPPED = 20  # logs in a row of skipped float16 steps that stop: the loss scale, 65,536 at first, is below 1 after 17
 RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
 
 
@@ -60,11 +60,19 @@ class Watch(TrainerCallback):
     """Prints a line ten times a training, and stops it on a loss that is not finite before a checkpoint can hold it.
 
     In float16 a norm that is not finite is how the loss scale is found: that step is skipped and the scale halved.
-    Only `SKIPPED` of them in a row stop the training.
+    `SKIPPED` of them in a row stop the training, and so does its end if every step was skipped.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.started, self.first, self.skipped = time.perf_counter(), state.global_step, 0
+        self.started, self.first = time.perf_counter(), state.global_step
+        self.skipped = self.logged = 0
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.skipped and self.skipped == self.logged:
+            raise DivergedError(
+                f"All {self.logged} steps were skipped: in float16 their gradients are not finite. Nothing was learned. "
+                "Train for more steps, so that the loss scale can fall, lower learning_rate, or compute in float32."
+            )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in (logs or {}) and state.global_step % max(1, state.max_steps // 10) == 0:
@@ -73,6 +81,7 @@ class Watch(TrainerCallback):
             print(f"step {state.global_step}/{state.max_steps}  loss {float(logs['loss']):.3f}  {left:.0f} s to go")
         loss, norm = (logs or {}).get("loss"), (logs or {}).get("grad_norm")
         if norm is not None:
+            self.logged += 1
             self.skipped = 0 if math.isfinite(float(norm)) else self.skipped + 1
         scaling = args.fp16 and self.skipped < SKIPPED
         for name, value in (("loss", loss), ("gradient norm", None if scaling else norm)):

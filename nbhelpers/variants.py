@@ -5,6 +5,7 @@
 
 import contextlib
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -87,7 +88,7 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
         variant.prepare(made)
     if variant.prepare and variant.prepare.func is not checkpoints.kill_after:  # which changes nothing of the training
         given = {
-            key: value if isinstance(value, int | float | str) else checkpoints.digest_of_rows(value)
+            key: checkpoints.digest_of_rows(value) if hasattr(value, "column_names") else repr(value)
             for key, value in variant.prepare.keywords.items()
         }
         made.identity |= checkpoints.identity(made) | {"prepare": f"{variant.prepare.func.__name__} {given}"}
@@ -133,7 +134,8 @@ def tune(
         except ResourceError as error:
             return {"left_out": str(error)}
         found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
-    share = 1.0 if run.hardware.gpu else min(1.0, torch.get_num_threads() / run.hardware.cores)  # of what is paid for
+    cores = run.hardware.cores
+    share = min(1.0, int(os.environ.get("OMP_NUM_THREADS") or cores) / cores)  # of what is paid for, see `study.call`
     best, model = math.inf, None
     for rate in variant.learning_rates:
         memory.free()
@@ -155,6 +157,7 @@ def tune(
         if loss < best:
             best, model = loss, made.model
             norms = [float(entry["grad_norm"]) for entry in made.state.log_history if "grad_norm" in entry]
+            norms = [norm if math.isfinite(norm) else None for norm in norms]  # of steps that float16 skipped
             found |= {"learning_rate": rate, "losses": done.losses, "gradient_norms": norms}
             found |= {"held_out": [entry["eval_loss"] for entry in made.state.log_history if "eval_loss" in entry]}
             found |= {"findings": [asdict(finding) for finding in made.diagnosis.findings]}
