@@ -90,8 +90,13 @@ class Diagnosis(TrainerCallback):
     """
 
     def __init__(self, stop: tuple[str, ...] = ()):
-        self.stop, self.findings, self.read = stop, [], 0
+        self.stop = stop
+        self.on_train_begin()
+
+    def on_train_begin(self, *args, **kwargs):
+        self.findings: list[Finding] = []
         self.logged: dict[str, list[float]] = {"loss": [], "eval_loss": [], "learning_rate": []}
+        self.read = 0
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
         for entry in state.log_history[self.read :]:

@@ -70,8 +70,8 @@ class Watch(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.skipped and self.skipped == self.logged:
             raise DivergedError(
-                f"All {self.logged} steps were skipped: in float16 their gradients are not finite. Nothing was learned. "
-                "Train for more steps, so that the loss scale can fall, lower learning_rate, or compute in float32."
+                f"All {self.logged} steps were skipped, for in float16 their gradients are not finite: nothing was "
+                "learned. Train for more steps, so that the loss scale can fall, or compute in float32."
             )
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -392,6 +392,10 @@ def test_patience_is_not_counted_anew_after_a_resume(tmp_path):
     assert again.state.best_global_step == 3
     steps = [entry["step"] for entry in again.state.log_history if "eval_loss" in entry]
     assert steps == [1, 2, 3, 4, 5], "stopped where the uninterrupted training was"
+    ended = early(tmp_path / "whole")
+    training.train(ended, resume="auto")
+    assert ended.state.global_step == 6, "resumed where it had ended: one step, and no patience more"
+    assert ended.state.best_global_step == 3
 
 
 def test_the_best_checkpoint_is_found_again_when_the_folder_was_moved(tmp_path):

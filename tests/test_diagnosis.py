@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from test_training import rows, run  # noqa: F401 (a fixture)
@@ -114,3 +116,15 @@ def test_a_sound_training_is_left_alone_live(schedule, model, tokenizer, rows, t
 def test_rules_wait_until_there_is_something_to_compare(steps):
     assert diagnosis.divergence([2.0**step for step in range(steps)], GUESSING) is None
     assert diagnosis.divergence([2.0**step for step in range(8)], GUESSING) is not None
+
+
+def test_held_out_losses_without_training_losses_are_no_fault():
+    assert diagnosis.overfitting([], [1.0, 1.0, 1.0, 1.0]) is None
+
+
+def test_a_long_training_is_judged_in_no_time():
+    losses = [2.0] * 100_000
+    start = time.process_time()
+    for _ in range(10):
+        assert diagnosis.divergence(losses, GUESSING) is None
+    assert time.process_time() - start < 1

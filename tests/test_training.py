@@ -343,3 +343,25 @@ def test_a_float16_training_may_skip_steps_until_its_loss_scale_fits(fp16, skipp
         watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": "inf"})
     with pytest.raises(DivergedError, match="The loss is nan"):
         watch.on_log(args, state, None, {"loss": "nan", "grad_norm": 1.0})
+
+
+def test_a_float16_training_that_skipped_every_step_has_not_learned():
+    args, state = SimpleNamespace(fp16=True, learning_rate=1e-3), SimpleNamespace(global_step=1, max_steps=1_000)
+    watch = training.Watch()
+    watch.on_train_begin(args, state, None)
+    watch.on_train_end(args, state, None)
+    for _ in range(4):
+        watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": "inf"})
+    with pytest.raises(DivergedError, match="All 4 steps were skipped"):
+        watch.on_train_end(args, state, None)
+    watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": 1.0})
+    watch.on_train_end(args, state, None)
+
+
+def test_a_dora_on_four_bits_is_still_a_dora():
+    shape = memory.Shape(576, 1536, 30, 9, 3, 64, 49152, True)
+    plan = memory.Plan(10_000, 2_000, 2_048, 400)
+    dora = {"adapter_parameters": 5_040_000, "adapter_width": 20_000}
+    _, changes = memory.remedies(shape, "lora", "float32", plan, 8, **dora)
+    told = dict(changes)["QLoRA: the base in four bits"]
+    assert told == sum(memory.predict(shape, "qlora", "float32", plan, weights_dtype="float32", **dora).values())

@@ -302,15 +302,31 @@ def break_loss(trainer):
     )
 
 
-def test_a_job_pays_for_its_share_of_the_cores(run, rows):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)  # of two
-        found = variants.tune(run, "share", Variant(lora(), RATES[1:]), rows, rows)
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize(("threads", "share"), [("1", 0.5), ("4", 1.0), (None, 1.0)])
+def test_a_job_pays_for_its_share_of_the_cores(threads, share, run, rows, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads) if threads else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = variants.tune(run, "share", Variant(lora(), RATES[1:]), rows, rows)
     price = cost.prices()[run.profile.price].dollars_per_hour
-    assert found["dollars"] == pytest.approx(found["seconds"] / 3600 * price / 2)
+    assert found["dollars"] == pytest.approx(found["seconds"] / 3600 * price * share)
+
+
+def test_the_norm_of_a_step_that_float16_skipped_is_none_and_can_be_written(run, rows):
+    prepare = partial(log_infinite_norm, step=2)
+    found = variants.tune(run, "skipped", Variant(lora(), RATES[1:], prepare=prepare), rows, rows)
+    norms = found["gradient_norms"]
+    assert [norm is None for norm in norms] == [False, True, False, False]
+    assert json.loads(json.dumps(found, allow_nan=False))["gradient_norms"] == norms
+
+
+def log_infinite_norm(trainer, step):
+    trainer.args.fp16 = True  # what Watch goes by; the model itself stays in float32
+    log = trainer.log
+
+    def other(logs, *args, **kwargs):
+        first = "grad_norm" in logs and trainer.state.global_step == step
+        log(logs | {"grad_norm": float("inf")} if first else logs, *args, **kwargs)
+
+    trainer.log = other
 
 
 def test_the_rows_that_elastic_weights_hold_on_to_make_another_training(run, rows):
