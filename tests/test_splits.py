@@ -390,13 +390,18 @@ def test_over_sampling_what_is_in_balance_changes_nothing_also_after_a_column_wa
     assert found.log == []
 
 
-def test_a_question_with_two_values_is_not_parted_by_a_stratified_split():
-    rows = [
-        {"id": f"{i}-{kind}", "kind": kind}
-        | {"messages": [{"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": kind}]}
-        for i in range(40)
-        for kind in ("good", "bad")
-    ]
-    train, test = splits.split(Dataset.from_list(rows), "stratified", "kind", test_share=0.3, seed=1)
+def test_a_question_with_two_values_is_not_parted_by_a_stratified_split_whatever_the_order():
+    data = Dataset.from_list(
+        [
+            {"id": f"{i}-{kind}", "kind": kind}
+            | {"messages": [{"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": kind}]}
+            for i in range(40)
+            for kind in ("good", "bad")
+        ]
+    )
+    train, test = splits.split(data, "stratified", "kind", test_share=0.3, seed=1)
     assert len(test) > 10
     assert not {name.split("-")[0] for name in train["id"]} & {name.split("-")[0] for name in test["id"]}
+    for seed in range(3):
+        again = splits.split(shuffled(data, seed), "stratified", "kind", test_share=0.3, seed=1)[1]
+        assert set(again["id"]) == set(test["id"])
