@@ -1,5 +1,6 @@
 """Figures, one claim each: `plot_x(data, ax=None) -> ax`. Only the notebook saves them."""
 
+import math
 from itertools import cycle
 
 from nbhelpers.evaluation import Evaluation
@@ -72,7 +73,8 @@ def plot_tradeoff(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel:
 def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: str, ax=None, xscale: str = "linear"):
     """Two costs of every variant, lower is better, with their intervals; a line joins the Pareto front.
 
-    On the front lies a variant that no other one beats at both. Points are numbered, and named in the legend.
+    On the front lies a variant that no other one beats at both. Points are numbered, those that lie on each other
+    together, and named in the legend.
     """
     ax = _axes(ax, width=8.5, height=4.6)
     front = [
@@ -96,8 +98,15 @@ def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: s
             alpha=0.9,
             label=label,
         )
-        ax.annotate(str(number), (x.value, y.value), (4, 4), textcoords="offset points", fontsize=9)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale)
+    ax.autoscale_view()
+    together: dict[tuple[float, float], list[int]] = {}  # first of some points that lie on each other -> their numbers
+    for number, place in enumerate(((x.value, y.value) for x, y in points.values()), 1):
+        pixels = {first: ax.transData.transform(first) - ax.transData.transform(place) for first in together}
+        near = next((first for first, apart in pixels.items() if math.hypot(*apart) < 10), place)
+        together.setdefault(near, []).append(number)
+    for place, numbers in together.items():
+        ax.annotate(", ".join(map(str, numbers)), place, (4, 4), textcoords="offset points", fontsize=9)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="* on the front")
     return ax
 

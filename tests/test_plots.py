@@ -173,3 +173,10 @@ def test_the_front_joins_what_no_other_variant_beats_at_both():
     assert labels == ["1 cheap *", "2 good *", "3 beaten", "4 middle *"]
     assert {text.get_text() for text in ax.texts} == {"1", "2", "3", "4"}
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("cost", "loss")
+
+
+def test_points_that_lie_on_each_other_are_numbered_together():
+    at = {"a": (1e3, 2.0), "b": (1e6, 1.0), "c": (1.01e6, 1.001), "d": (1e6, 1.5)}
+    points = {name: (Metric(x), Metric(y)) for name, (x, y) in at.items()}
+    ax = plots.plot_pareto(points, "cost", "loss", xscale="log")
+    assert [text.get_text() for text in ax.texts] == ["1", "2, 3", "4"]
