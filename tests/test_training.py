@@ -362,6 +362,7 @@ def test_a_dora_on_four_bits_is_still_a_dora():
     shape = memory.Shape(576, 1536, 30, 9, 3, 64, 49152, True)
     plan = memory.Plan(10_000, 2_000, 2_048, 400)
     dora = {"adapter_parameters": 5_040_000, "adapter_width": 20_000}
-    _, changes = memory.remedies(shape, "lora", "float32", plan, 8, **dora)
+    _, changes = memory.remedies(shape, "lora", "bfloat16", plan, 8, device="cuda", **dora)
     told = dict(changes)["QLoRA: the base in four bits"]
-    assert told == sum(memory.predict(shape, "qlora", "float32", plan, weights_dtype="float32", **dora).values())
+    expected = memory.predict(shape, "qlora", "bfloat16", plan, weights_dtype="bfloat16", device="cuda", **dora)
+    assert told == sum(expected.values())
