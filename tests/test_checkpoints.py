@@ -392,10 +392,14 @@ def test_patience_is_not_counted_anew_after_a_resume(tmp_path):
     assert again.state.best_global_step == 3
     steps = [entry["step"] for entry in again.state.log_history if "eval_loss" in entry]
     assert steps == [1, 2, 3, 4, 5], "stopped where the uninterrupted training was"
-    ended = early(tmp_path / "whole")
-    training.train(ended, resume="auto")
-    assert ended.state.global_step == 6, "resumed where it had ended: one step, and no patience more"
-    assert ended.state.best_global_step == 3
+
+
+def test_a_training_resumed_where_its_patience_ended_takes_one_step_more(tmp_path):
+    for end in (6, 7):
+        trainer = worsening(trainer_of(tmp_path, "lora", **training.keep_best(2)), best=2)
+        diagnosis.stop_early(trainer, patience=2)
+        training.train(trainer, resume="auto")
+        assert (trainer.state.global_step, trainer.state.best_global_step) == (end, 2)
 
 
 def test_the_best_checkpoint_is_found_again_when_the_folder_was_moved(tmp_path):
