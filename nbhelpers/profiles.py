@@ -10,6 +10,8 @@ from nbhelpers.errors import ParameterError
 
 CGROUP = Path("/sys/fs/cgroup")
 
+CORES = "NBHELPERS_CORES"  # in the environment of a job that has some of the cores to itself: how many
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:

@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from nbhelpers.errors import NotebookError, ParameterError
+from nbhelpers.profiles import CORES
 from nbhelpers.report import duration
 from nbhelpers.run import BOOKKEEPING, read_json, repository_root, write_json
 
@@ -51,7 +52,9 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
     answer.unlink(missing_ok=True)
     search_path = os.pathsep.join(filter(None, (str(repository_root()), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-u", "-m", "nbhelpers.study", str(answer), str(os.getpid())]
-    environment = {"PYTHONPATH": search_path} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    environment = {"PYTHONPATH": search_path}
+    if threads:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", CORES), str(threads))
     with open(log, "wb") as stream:
         done = subprocess.run(
             command, input=pickle.dumps(job), stdout=stream, stderr=stream, env=os.environ | environment

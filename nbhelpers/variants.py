@@ -135,7 +135,7 @@ def tune(
             return {"left_out": str(error)}
         found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
     cores = run.hardware.cores
-    share = min(1.0, int(os.environ.get("OMP_NUM_THREADS") or cores) / cores)  # of what is paid for, see `study.call`
+    share = min(1.0, int(os.environ.get(profiles.CORES, cores)) / cores)  # of what is paid for, see `study.call`
     best, model = math.inf, None
     for rate in variant.learning_rates:
         memory.free()

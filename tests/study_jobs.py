@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+from nbhelpers.profiles import CORES
+
 
 def note(folder, name, value, **more):
     """A job: appends its name to a file, so that it can be seen how often it ran."""
@@ -48,7 +50,7 @@ def meet(folder, name, other):
         if time.monotonic() > end:
             raise TimeoutError(f"{other} did not begin")
         time.sleep(0.01)
-    return {"threads": os.environ.get("OMP_NUM_THREADS")}
+    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", CORES)}
 
 
 def after(folder, name, earlier):

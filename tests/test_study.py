@@ -15,6 +15,7 @@ from study_jobs import after, die, fail, here, leave, meet, note, told
 
 from nbhelpers import study
 from nbhelpers.errors import NotebookError, ParameterError
+from nbhelpers.profiles import CORES
 from nbhelpers.run import repository_root
 
 ONE, TWO = (SimpleNamespace(gpu=None, cores=cores, memory=32 * 2**30) for cores in (1, 2))
@@ -65,10 +66,10 @@ def test_two_jobs_at_a_time_share_the_cores(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     work = {name: partial(meet, tmp_path, name, other) for name, other in (("one", "two"), ("two", "one"))}
     four = SimpleNamespace(gpu=None, cores=4, memory=16 * 2**30)
-    assert study.compute(run(tmp_path, four), work) == {name: {"threads": "2"} for name in work}
+    assert study.compute(run(tmp_path, four), work) == {name: {"OMP_NUM_THREADS": "2", CORES: "2"} for name in work}
     assert "2 jobs at a time, 2 of 4 cores each" in capsys.readouterr().out
     alone = study.compute(run(tmp_path), {"alone": partial(meet, tmp_path, "alone", "alone")})
-    assert alone == {"alone": {"threads": None}}, "a job that runs alone has all cores"
+    assert alone == {"alone": {"OMP_NUM_THREADS": None, CORES: None}}, "a job that runs alone has all cores"
 
 
 def test_results_keep_the_order_of_the_jobs_and_what_needs_another_waits_for_it(tmp_path):
