@@ -3,15 +3,17 @@
 import csv
 import time
 from dataclasses import dataclass
+from functools import cache
 
 from nbhelpers.errors import NotebookError
 from nbhelpers.memory import Plan, Shape
 from nbhelpers.run import repository_root
 
-# Share of this machine's own matrix-product rate that a training step reaches, by precision. Attention, normalisation,
-# casts and Python are the rest, and weigh more where the products are fast. Measured with SmolLM2-135M under LoRA on
-# two cores, float32 and, on another machine, bfloat16 with AVX512_BF16; float16 (a T4) has not been measured.
-SHARE_OF_PEAK = {"float32": 0.55, "bfloat16": 0.34, "float16": 0.34}
+# How often an elementwise operation, as `elementwise_rate` times it, passes over what `elementwise_numbers` counts.
+# Measured with SmolLM2-135M on two cores (float32 with AVX2 and AVX-512, bfloat16 with AMX; not on a GPU): norms,
+# rotations, residual sums, the gated activation, softmax and casts of a block, forward and back, 24 times over its
+# widths; four-bit weights to unpack 8 times; AdamW with the clipping of the gradient 9 times over a trained number.
+BLOCK_PASSES, UNPACK_PASSES, OPTIMIZER_PASSES = 24, 8, 9
 
 
 @dataclass(frozen=True)
@@ -55,25 +57,59 @@ def training_flops(shape: Shape, method: str, plan: Plan, gradient_checkpointing
     return passes * (shape.linear_parameters * plan.tokens + shape.head_parameters * plan.labelled_tokens)
 
 
-def matrix_product_rate(dtype: str, device: str = "cpu", size: int = 1024, seconds: float = 0.5) -> float:
-    """Floating-point operations a second of a square matrix product on this machine, the best within `seconds`.
+def elementwise_numbers(
+    shape: Shape, method: str, plan: Plan, trained: int, steps: int, batches: int, gradient_checkpointing: bool = False
+) -> float:
+    """Numbers that a training passes over one by one, beside its matrix products.
 
-    A shared machine can be held up for tenths of a second: the best of a moment would be that of a bad one.
+    Args:
+        trained: numbers that are trained.
+        steps: of the optimizer.
+        batches: micro-batches in all; for each, four-bit weights are unpacked forward and back.
     """
+    again = 4 / 3 if gradient_checkpointing else 1  # the forward pass is a third of it
+    queries, values = shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
+    widths = 6 * shape.hidden_size + 3 * shape.intermediate_size + 2 * queries + 2 * values
+    numbers = BLOCK_PASSES * again * shape.layers * widths * plan.tokens + OPTIMIZER_PASSES * trained * steps
+    unpacked = (3 if gradient_checkpointing else 2) * shape.linear_parameters * batches if method == "qlora" else 0
+    return numbers + UNPACK_PASSES * unpacked
+
+
+def _rate(operation, work: float, device: str, seconds: float) -> float:
+    """`work` a second, the best within `seconds`: a shared machine can be held up for tenths of a second."""
     import torch
 
-    a = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
     best, end = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < end:
         start = time.perf_counter()
-        b = a @ a
+        operation()
         if device == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
-    del b
-    return 2 * size**3 / best
+    return work / best
 
 
-def training_seconds(flops: float, rate: float, share_of_peak: float) -> float:
-    """Time of `flops` operations on a machine whose matrix products run at `rate` operations a second."""
-    return flops / (rate * share_of_peak)
+@cache
+def matrix_product_rate(dtype: str, device: str = "cpu", size: int = 1024, seconds: float = 0.5) -> float:
+    """Floating-point operations a second of a square matrix product on this machine, measured once a process."""
+    import torch
+
+    a = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
+    return _rate(lambda: a @ a, 2 * size**3, device, seconds)
+
+
+@cache
+def elementwise_rate(device: str = "cpu", size: int = 2**20, seconds: float = 0.25) -> float:
+    """Numbers a second of an elementwise product in float32 on this machine, of tensors like those of a small model."""
+    import torch
+
+    a, b, out = (torch.ones(size, device=device) for _ in range(3))
+    return _rate(lambda: torch.mul(a, b, out=out), size, device, seconds)
+
+
+def training_seconds(flops: float, product_rate: float, numbers: float, elementwise_rate: float) -> float:
+    """Time of the products and of what is done number by number: `flops` and `numbers`, each at its measured rate.
+
+    Where products are fast, as on tensor cores, the second term decides: a share of the peak would not carry over.
+    """
+    return flops / product_rate + numbers / elementwise_rate

@@ -14,10 +14,11 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4: 4 bits a weight, an 8-bit constant a block of 64, a 32-bit one 256 blocks (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 FOUR_BIT_BYTES = (4 + 32 / 64) / 8  # the blocks' constants left in 32 bits
-# On a CPU the C library cannot reuse every freed block for one of another size. Measured: a third of the activations,
-# and of four-bit weights what each layer unpacks (SmolLM2-135M, glibc, a process that has done nothing else; more in
-# one that has generated text before).
-CPU_ALLOCATOR_SHARE = 0.35
+# On a CPU the C library cannot reuse every freed block for one of another size. Measured: a third of the activations
+# and of gradients that lie beside them, and of four-bit weights what each layer unpacks; in bfloat16 a half, with the
+# kernels that oneDNN compiles for every number of tokens (SmolLM2-135M, glibc, 3 to 14 steps of a process that has done
+# nothing else; more in one that has generated text before, and over many steps of full fine-tuning).
+CPU_ALLOCATOR_SHARE = {"float32": 0.35, "bfloat16": 0.5, "float16": 0.5}
 OF_THE_METHOD = ("adapter_parameters", "adapter_width", "optim")  # options of `predict` that an adapter has not of full
 ERROR_MARGIN = 0.3  # share by which a prediction may be off; Run refuses only beyond it
 
@@ -127,7 +128,7 @@ def predict(
         method: `full`, `lora` or `qlora` (NF4 with double quantisation); adapters on all linear layers.
         dtype: what is computed in.
         weights_dtype: what the weights, their gradients and moments are stored in; None: as `dtype`. Where the two
-            differ, autocast keeps a copy of each linear layer's weights in `dtype` from its first use in a step on.
+            differ, autocast keeps a copy of each matrix in `dtype` from its first use in a step on.
         adapter_parameters: numbers that an adapter trains; None: those of a LoRA of `lora_rank`.
         adapter_width: numbers a token that an adapter has autograd keep in each block (`adapters.kept_width`); None:
             those of a LoRA of `lora_rank`.
@@ -138,14 +139,16 @@ def predict(
         plan: its largest micro-batch decides.
         gradient_accumulation_steps: micro-batches a step. From two on, the gradients of the first are there while the
             next is computed; with one, they are made as the activations are given back, and only what they take beyond
-            these counts.
+            these counts. Checkpointed activations give nothing back that would matter.
 
     The activations are what autograd keeps for the backward pass of a Llama block, counted tensor by tensor. Per token,
     with h and i the hidden and intermediate size, q and v the width of all query and of all value heads: two norms'
     float32 inputs (8 h bytes); in the compute precision the queries and what attention returns (2 q), keys and values
     (2 v) and three products of the gated MLP (3 i); a statistic a head and norm. Where linear layers are trained, and
     where LoRA stands beside them, their inputs too (2 h + i); LoRA adds the r-wide product of each adapter
-    (`adapters.in_place_lora`), full fine-tuning the two normalised inputs (2 h).
+    (`adapters.in_place_lora`), full fine-tuning the two normalised inputs (2 h). On a CPU attention is in float32
+    (`forward.float32_attention`), in other precisions with a copy of what it returns (q). Where autocast lowers the
+    weights, norms are in float32 (4 h bytes each), and q, k, v, gate and up keep a copy each of what they return (5 h).
     """
     width, tokens = BYTES[dtype], plan.largest_batch_tokens
     linear = shape.linear_parameters
@@ -153,13 +156,20 @@ def predict(
     rest = shape.parameters - linear
     stored = BYTES[weights_dtype or dtype]
     copies = width if stored != width and method != "qlora" else 0
-    weights = (four_bit_bytes if method == "qlora" else stored + copies) * linear + rest * stored
+    weights = (four_bit_bytes if method == "qlora" else stored) * linear + rest * stored
+    weights += copies * (linear + shape.head_parameters)
     trained, state_width = (shape.parameters, stored) if method == "full" else (trained, 4)  # adapters are float32
     h, queries, values = shape.hidden_size, shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
-    own = 2 * h + shape.intermediate_size + (2 * h if method == "full" else 7 * lora_rank)
-    own = own if adapter_width is None else adapter_width
+    on_cpu, i = device == "cpu", shape.intermediate_size
+    if adapter_width is not None:
+        own = width * adapter_width
+    elif method != "full":
+        own = width * (2 * h + i + 7 * lora_rank)
+    else:
+        own = width * (5 * h + i) + 4 * 2 * h if copies else width * (4 * h + i)
+    attention = (4 if on_cpu else width) * 2 * (queries + values) + (width * queries if on_cpu and width != 4 else 0)
     statistics = 4 * (shape.heads + 2)
-    block = (8 * h + width * (2 * queries + 2 * values + 3 * shape.intermediate_size + own) + statistics) * tokens
+    block = (8 * h + attention + width * 3 * i + own + statistics) * tokens
     kept = width * h * tokens * shape.layers + block if gradient_checkpointing else block * shape.layers
     gradients, optimizer = trained * state_width, 2 * trained * state_width
     if optim == "adafactor":
@@ -168,11 +178,14 @@ def predict(
     elif "8bit" in optim and method == "full":
         head = 0 if shape.tied else shape.head_parameters
         optimizer = int((2 + 8 / 256) * (linear + head) + 2 * 4 * (rest - head))
-    lost = CPU_ALLOCATOR_SHARE * kept + (width * linear if method == "qlora" else 0) if device == "cpu" else 0
+    beside = gradients if gradient_accumulation_steps > 1 or gradient_checkpointing else max(0, gradients - kept)
+    if method == "full" and gradient_checkpointing and shape.tied:
+        beside += shape.head_parameters * state_width  # the embedding's second gradient, that of the head
+    lost = CPU_ALLOCATOR_SHARE[dtype] * (kept + beside) + (width * linear if method == "qlora" else 0) if on_cpu else 0
     return {
         "weights": int(weights),
         "adapter": 0 if method == "full" else trained * state_width,
-        "gradients": gradients if gradient_accumulation_steps > 1 else max(0, int(gradients - kept)),
+        "gradients": int(beside),
         "optimizer": optimizer,
         "activations": int(kept),
         "allocator": int(lost),

@@ -148,7 +148,7 @@ class SFTTrainer(TRLSFTTrainer):
         super()._load_best_model()
 
     def train(self, *args, **kwargs):
-        with adapters.in_place_lora(self.model):
+        with adapters.in_place_lora(self.model), forward.float32_attention(self.model.device.type):
             return super().train(*args, **kwargs)
 
 
@@ -261,8 +261,13 @@ def expected(run, method: str, train_dataset, **options) -> Forecast:
         shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device, p.gradient_accumulation_steps,
         weights_dtype=memory.weights_dtype(method, run.dtype), **options,
     )  # fmt: skip
-    flops = cost.training_flops(shape, method, plan, p.gradient_checkpointing)
-    seconds = cost.training_seconds(flops, cost.matrix_product_rate(run.dtype, device), cost.SHARE_OF_PEAK[run.dtype])
+    lean, steps, batches = p.gradient_checkpointing, p.max_steps, p.max_steps * p.gradient_accumulation_steps
+    trained = options.get("adapter_parameters") or shape.lora_parameters(p.lora_rank)
+    trained = shape.parameters if method == "full" else trained
+    flops = cost.training_flops(shape, method, plan, lean)
+    numbers = cost.elementwise_numbers(shape, method, plan, trained, steps, batches, lean)
+    rates = cost.matrix_product_rate(run.dtype, device), cost.elementwise_rate(device)
+    seconds = cost.training_seconds(flops, rates[0], numbers, rates[1])
     return Forecast(parts, seconds, cost.dollars(seconds, cost.prices()[run.profile.price].dollars_per_hour))
 
 

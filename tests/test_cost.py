@@ -48,5 +48,25 @@ def test_the_matrix_product_rate_is_a_rate():
     assert 1e9 < cost.matrix_product_rate("float32", size=256) < 1e15
 
 
-def test_time_is_operations_over_the_rate_that_is_reached():
-    assert cost.training_seconds(1e12, 1e12, share_of_peak=0.5) == 2
+def test_the_elementwise_rate_is_a_rate():
+    assert 1e7 < cost.elementwise_rate(size=2**16, seconds=0.05) < 1e13
+
+
+def test_time_is_that_of_the_products_and_of_what_is_done_number_by_number():
+    assert cost.training_seconds(1e12, 5e11, 0, 1e9) == 2
+    assert cost.training_seconds(1e12, 5e11, 3e9, 1e9) == 5
+
+
+def test_numbers_passed_over_follow_the_method():
+    shape, plan = memory.Shape.of(models.fetch("smoke")), memory.Plan(1_000, 0, 0, 0)
+    values = shape.key_value_heads * shape.head_size
+    widths = 6 * shape.hidden_size + 3 * shape.intermediate_size + 2 * shape.heads * shape.head_size + 2 * values
+
+    def numbers(method, trained=0, steps=5, batches=10, **options):
+        return cost.elementwise_numbers(shape, method, plan, trained, steps, batches, **options)
+
+    block = cost.BLOCK_PASSES * shape.layers * widths * 1_000
+    assert numbers("lora") == block
+    assert numbers("lora", trained=100) - block == cost.OPTIMIZER_PASSES * 100 * 5
+    assert numbers("qlora") - block == cost.UNPACK_PASSES * 2 * shape.linear_parameters * 10
+    assert numbers("lora", gradient_checkpointing=True) == pytest.approx(block * 4 / 3)

@@ -155,3 +155,45 @@ def test_behind_virtual_tokens_loss_and_gradients_are_those_of_peft(config, mode
     for mine, plain in zip(*(torch.autograd.grad(loss, trained) for loss in (ours, theirs)), strict=True):
         assert plain.abs().max() > 0
         torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-6)
+
+
+def _attention_gradients(model, padded, dtype):
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+        loss = model(**padded).logits.float().logsumexp(-1).mean()
+    model.zero_grad()
+    loss.backward()
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    return loss.item(), weight.grad.float().clone()
+
+
+def test_attention_in_float32_trains_the_same_and_nearer_to_exact(smoke, padded, monkeypatch):
+    model, seen = copy.deepcopy(smoke[0]).requires_grad_(), []
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, *args, **kwargs):
+        seen.append((query.dtype, torch.is_autocast_enabled("cpu")))
+        return plain(query, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    batch = {key: padded[key] for key in ("input_ids", "attention_mask")}
+    exact, gradient = _attention_gradients(model, batch, None)
+    _, plain_gradient = _attention_gradients(model, batch, torch.bfloat16)
+    assert seen[-1][1], "without the block autocast lowers it"
+    with forward.float32_attention("cpu"):
+        loss, found = _attention_gradients(model, batch, torch.bfloat16)
+        assert seen[-1] == (torch.float32, False)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            model(**batch)
+        assert seen[-1][1], "what is not trained is left alone"
+    assert loss == pytest.approx(exact, rel=1e-2)
+    assert (found - gradient).norm() <= 1.05 * (plain_gradient - gradient).norm()
+    _attention_gradients(model, batch, torch.bfloat16)
+    assert seen[-1][1], "afterwards all is as it was"
+
+
+def test_attention_changes_nothing_on_a_gpu():
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    with forward.float32_attention("cuda"):
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
