@@ -353,7 +353,8 @@ def train(trainer: SFTTrainer, resume: str = "never") -> Training:
 
     Args:
         resume: `auto` goes on from the newest whole checkpoint of this very training, where there is one: weights,
-            optimizer, schedule, random state and place in the data are restored. `never` begins anew.
+            optimizer, schedule, random state and place in the data are restored. `never` begins anew, and what it
+            saves takes the place of older checkpoints in the same folder.
 
     Raises:
         AuditError: as `audit_batch`.
