@@ -178,6 +178,24 @@ def test_training_lowers_the_loss(model, tokenizer, rows, tmp_path):
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 1
 
 
+@pytest.mark.parametrize("kind", ["full", "lora", "checkpointing"])
+def test_attention_is_trained_in_float32_whatever_else_is(kind, model, tokenizer, rows, tmp_path, monkeypatch):
+    plain, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(query, *args, **kwargs):
+        if torch.is_grad_enabled():
+            seen.append((query.dtype, torch.is_autocast_enabled("cpu")))
+        return plain(query, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    r = run(tmp_path, dtype="bfloat16", gradient_checkpointing=kind == "checkpointing")
+    model = model.bfloat16() if kind == "lora" else model
+    trainer = training.sft_trainer(r, model, tokenizer, rows, LORA if kind == "lora" else None)
+    training.train(trainer)
+    assert seen
+    assert set(seen) == {(torch.float32, False)}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(model, tokenizer, rows, tmp_path):
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
