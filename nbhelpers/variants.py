@@ -267,7 +267,10 @@ def measure(run, model, test_rows, timed: bool = True, asked: dict | None = None
     if _mergeable(model):
         if getattr(model, "is_loaded_in_4bit", False):  # onto the unquantised base, as it would be served
             model = _moved(model, run)
-        merged = latency({"base": base, "merged": model.merge_and_unload()}, tokenizer, prompt)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # and from a file, as the base was
+            models.save(model.merge_and_unload(), tokenizer, folder)
+            model, _ = models.load(folder, run.dtype, run.hardware.device)
+        merged = latency({"base": base, "merged": model}, tokenizer, prompt)
         found["latency"] |= {"merged": merged["merged"], "base, again": merged["base"]}
     return found
 

@@ -30,6 +30,7 @@ from nbhelpers.retention import ElasticWeights, hold_on, rehearse
 from nbhelpers.run import Run
 from nbhelpers.variants import Variant
 
+LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 RATES = (1e-9, 5e-3)  # the first learns nothing
 
 
@@ -248,6 +249,20 @@ def test_latency_asks_every_model_in_every_round(smoke):
     found = variants.latency({name: Recorded(name) for name in ("a", "b")}, tokenizer, turns, rounds=3, tokens=2)
     assert asked == ["a", "b"] * 4, "one round more than is counted"
     assert {name: len(times) for name, times in found.items()} == {"a": 3, "b": 3}
+
+
+def test_the_merged_model_is_timed_as_it_would_be_served_from_a_file(run, rows, few_probes, monkeypatch):
+    made = variants.trainer(run, Variant(LORA, (5e-3,)), rows, 5e-3, "served")
+    training.train(made)
+    ids, timed = torch.tensor([rows[0]["input_ids"]]), []
+    monkeypatch.setattr(
+        variants, "latency", lambda candidates, *_: timed.append(candidates) or dict.fromkeys(candidates)
+    )
+    expected = models.logits(made.model, ids)
+    variants.measure(run, made.model, rows)
+    merged = timed[1]["merged"]
+    assert merged.config._name_or_path != timed[1]["base"].config._name_or_path, "it is what was trained in memory"
+    assert models.largest_difference(models.logits(merged, ids), expected) < 1e-4
 
 
 def test_where_the_memory_of_a_step_goes_is_measured_beside_the_prediction(run, rows):
