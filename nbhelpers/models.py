@@ -254,7 +254,20 @@ def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=Non
             f"{model_id} lacks {len(lost)} of the weights that its config.json names, or has them in another shape "
             f"(first: {lost[0]}). They would be random numbers: take the folder or revision that belongs to the config."
         )
+    _keep_as_stored(model)
     return model, load_tokenizer(model_id, revision)
+
+
+def _keep_as_stored(model) -> None:
+    """Have four-bit layers leave their weights as they are stored.
+
+    On a CPU with AVX512_BF16 bitsandbytes (0.50) packs them anew in the first forward pass without gradients. From then
+    on no gradient passes the layer, which a training does not notice; and saving the model unpacks constants that are not quantised
+    themselves in the wrong order, so that it answers noise.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 @contextlib.contextmanager

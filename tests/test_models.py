@@ -340,6 +340,27 @@ def test_loading_gives_the_dtype_asked_for_and_does_not_touch_the_folder(model_f
     assert {file.name: file.read_bytes() for file in model_folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_neither_an_evaluation_nor_saving_changes_a_four_bit_model(double_quant, input_ids):
+    """What bitsandbytes does on a CPU with AVX512_BF16; elsewhere the switch alone is tested."""
+    bits = models.four_bit("bfloat16", double_quant=double_quant)
+    small, _ = models.load("smoke", "bfloat16", quantization_config=bits)
+    layers = [layer for layer in small.modules() if type(layer).__name__ == "Linear4bit"]
+    assert len(layers) == 4 * 7
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+    def gradient():
+        embedded = small.get_input_embeddings()(input_ids).detach().requires_grad_()
+        small.train()(inputs_embeds=embedded, labels=input_ids).loss.backward()
+        return embedded.grad
+
+    expected, answer = gradient(), models.logits(small.eval(), input_ids)
+    assert expected.norm() > 0
+    torch.testing.assert_close(gradient(), expected)
+    small.state_dict()
+    torch.testing.assert_close(models.logits(small.eval(), input_ids), answer)
+
+
 def test_nf4_keeps_the_count_and_the_predictions_roughly(model, input_ids):
     small, _ = models.load("smoke", "float32", quantization_config=models.four_bit("float32"))
     assert models.count_parameters(small)["total"] == models.count_parameters(model)["total"] == 1_049_728
