@@ -262,8 +262,8 @@ def _keep_as_stored(model) -> None:
     """Have four-bit layers leave their weights as they are stored.
 
     On a CPU with AVX512_BF16 bitsandbytes (0.50) packs them anew in the first forward pass without gradients. From then
-    on no gradient passes the layer, which a training does not notice; and saving the model unpacks constants that are not quantised
-    themselves in the wrong order, so that it answers noise.
+    on no gradient passes the layer, which a training does not notice; and saving the model unpacks constants that are
+    not quantised themselves in the wrong order, so that it answers noise.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
