@@ -53,11 +53,11 @@ def float32_attention(device: str):
             found, weights = plain(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
         return found.to(value.dtype), weights
 
-    ALL_ATTENTION_FUNCTIONS["sdpa"] = attention  # of this object alone: transformers' own stays registered
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
     try:
         yield
     finally:
-        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = plain
 
 
 def labelled_logits(model, head, batch: dict):

@@ -262,8 +262,8 @@ def expected(run, method: str, train_dataset, **options) -> Forecast:
         weights_dtype=memory.weights_dtype(method, run.dtype), **options,
     )  # fmt: skip
     lean, steps, batches = p.gradient_checkpointing, p.max_steps, p.max_steps * p.gradient_accumulation_steps
-    trained = options.get("adapter_parameters") or shape.lora_parameters(p.lora_rank)
-    trained = shape.parameters if method == "full" else trained
+    adapter = options.get("adapter_parameters") or shape.lora_parameters(p.lora_rank)
+    trained = shape.parameters if method == "full" else adapter
     flops = cost.training_flops(shape, method, plan, lean)
     numbers = cost.elementwise_numbers(shape, method, plan, trained, steps, batches, lean)
     rates = cost.matrix_product_rate(run.dtype, device), cost.elementwise_rate(device)

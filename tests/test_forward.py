@@ -182,6 +182,8 @@ def test_attention_in_float32_trains_the_same_and_nearer_to_exact(smoke, padded,
     with forward.float32_attention("cpu"):
         loss, found = _attention_gradients(model, batch, torch.bfloat16)
         assert seen[-1] == (torch.float32, False)
+        with forward.float32_attention("cpu"):  # a training within a training, say
+            pass
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             model(**batch)
         assert seen[-1][1], "what is not trained is left alone"
