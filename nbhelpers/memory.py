@@ -141,14 +141,8 @@ def predict(
             next is computed; with one, they are made as the activations are given back, and only what they take beyond
             these counts. Checkpointed activations give nothing back that would matter.
 
-    The activations are what autograd keeps for the backward pass of a Llama block, counted tensor by tensor. Per token,
-    with h and i the hidden and intermediate size, q and v the width of all query and of all value heads: two norms'
-    float32 inputs (8 h bytes); in the compute precision the queries and what attention returns (2 q), keys and values
-    (2 v) and three products of the gated MLP (3 i); a statistic a head and norm. Where linear layers are trained, and
-    where LoRA stands beside them, their inputs too (2 h + i); LoRA adds the r-wide product of each adapter
-    (`adapters.in_place_lora`), full fine-tuning the two normalised inputs (2 h). On a CPU attention is in float32
-    (`forward.float32_attention`), in other precisions with a copy of what it returns (q). Where autocast lowers the
-    weights, norms are in float32 (4 h bytes each), and q, k, v, gate and up keep a copy each of what they return (5 h).
+    The activations are the `kept_tensors` of every block, or where they are computed twice of one block, beside the
+    inputs of all.
     """
     width, tokens = BYTES[dtype], plan.largest_batch_tokens
     linear = shape.linear_parameters
@@ -159,18 +153,14 @@ def predict(
     weights = (four_bit_bytes if method == "qlora" else stored) * linear + rest * stored
     weights += copies * (linear + shape.head_parameters)
     trained, state_width = (shape.parameters, stored) if method == "full" else (trained, 4)  # adapters are float32
-    h, queries, values = shape.hidden_size, shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
-    on_cpu, i = device == "cpu", shape.intermediate_size
-    if adapter_width is not None:
-        own = width * adapter_width
-    elif method != "full":
-        own = width * (2 * h + i + 7 * lora_rank)
-    else:
-        own = width * (5 * h + i) + 4 * 2 * h if copies else width * (4 * h + i)
-    attention = (4 if on_cpu else width) * 2 * (queries + values) + (width * queries if on_cpu and width != 4 else 0)
-    statistics = 4 * (shape.heads + 2)
-    block = (8 * h + attention + width * 3 * i + own + statistics) * tokens
-    kept = width * h * tokens * shape.layers + block if gradient_checkpointing else block * shape.layers
+    on_cpu = device == "cpu"
+    if method == "full":
+        adapter_width = None
+    elif adapter_width is None:
+        adapter_width = 2 * shape.hidden_size + shape.intermediate_size + len(shape.linear_shapes) * lora_rank
+    block = tokens * sum(kept_tensors(shape, dtype, adapter_width, bool(copies), on_cpu).values())
+    inputs = tokens * shape.layers * width * shape.hidden_size
+    kept = inputs + block if gradient_checkpointing else shape.layers * block
     gradients, optimizer = trained * state_width, 2 * trained * state_width
     if optim == "adafactor":
         sides = shape.layers * sum(a + b for a, b in shape.linear_shapes) + shape.vocabulary + shape.hidden_size
@@ -191,6 +181,34 @@ def predict(
         "allocator": int(lost),
         "logits": plan.largest_batch_labelled_tokens * shape.vocabulary * (2 * width + 3 * 4),  # and their gradients
     }
+
+
+def kept_tensors(shape: Shape, dtype: str, adapter_width: int | None, lowered: bool, on_cpu: bool) -> dict[str, int]:
+    """Bytes a token that autograd keeps of one Llama block for the backward pass: tensor -> bytes.
+
+    Args:
+        dtype: what is computed in.
+        adapter_width: numbers a token that an adapter beside frozen weights has kept; None: the weights are trained.
+        lowered: whether autocast lowers the weights to `dtype`. Norms are then computed in float32.
+        on_cpu: attention is in float32 there (`forward.float32_attention`).
+    """
+    h, i, width = shape.hidden_size, shape.intermediate_size, BYTES[dtype]
+    queries, values = shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
+    attention = 4 if on_cpu else width
+    tensors = {
+        "inputs of both norms, in float32": 4 * 2 * h,
+        "a statistic a head and a norm": 4 * (shape.heads + 2),
+        "queries, keys and values": attention * (queries + 2 * values),
+        "what attention returns": attention * queries + (width * queries if attention != width else 0),
+        "gate, its activation, up": width * 3 * i,
+    }
+    if adapter_width is not None:
+        return tensors | {"what the adapter reads and makes": width * adapter_width}
+    tensors["input of down"] = width * i
+    if lowered:
+        tensors["inputs of both norms, normalised, in float32"] = 4 * 2 * h
+        return tensors | {"what q, k, v, gate and up read, a copy each": width * 5 * h}
+    return tensors | {"inputs of both norms, normalised, and times their weights": width * 4 * h}
 
 
 def weights_dtype(method: str, dtype: str) -> str:
