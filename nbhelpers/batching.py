@@ -6,28 +6,32 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from nbhelpers.chat import IGNORE
 
 
-def length_grouped(dataset, batch_size: int, batches: int, seed: int):
-    """The rows of `batches` batches in the order to train on: alike in length within a batch, shuffled otherwise.
+def length_grouped(dataset, batch_size: int, batches: int, seed: int, parts: int = 1):
+    """The rows of `batches` batches in the order to train on: alike in length within a step, shuffled otherwise.
 
     transformers' own `group_by_length` sorts stretches of 50 batches from long to short, so that a short training
     sees the long rows first and the short ones last; here the batches are shuffled once more. Only the longest batch
     of all comes first, so that a training which does not fit in memory fails at its first step. Epoch follows epoch
-    until there are enough batches; a last batch that is not full is left out of its epoch.
+    until there are enough batches; a last step that is not full is left out of its epoch.
+
+    Args:
+        parts: batches a step (`gradient_accumulation_steps`). A step reads the same rows in however many parts.
 
     Returns: `datasets.Dataset` of `batches * batch_size` rows.
     """
     lengths = np.array([len(ids) for ids in dataset["input_ids"]])
     rng = np.random.default_rng(seed)
-    size = min(batch_size, len(lengths))
+    size = min(batch_size * parts, len(lengths))
     order: list[int] = []
     while len(order) < batches * batch_size:
         rows = rng.permutation(len(lengths))
         rows = rows[: len(rows) // size * size]
         groups = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, size)
         order += rng.permutation(groups).flatten().tolist()
-    chosen = np.array(order[: batches * batch_size]).reshape(batches, batch_size)
-    longest = lengths[chosen].max(1).argmax()
+    chosen = np.array(order[: batches * batch_size]).reshape(-1, parts, batch_size)
+    longest = lengths[chosen].max((1, 2)).argmax()
     chosen[[0, longest]] = chosen[[longest, 0]]
+    chosen = chosen[:, ::-1]  # the longest part of each step first
     return dataset.select(chosen.flatten().tolist())
 
 

@@ -27,8 +27,10 @@ def steepest(rates, gained, window: int = 3) -> float:
     Args:
         rates: those of the steps, shape (n,).
         gained: the loss at each step less that of the untuned model on the same batch, shape (n,). The losses alone do
-            not tell: they differ more from batch to batch than from rate to rate.
+            not tell: they differ more from batch to batch than from rate to rate. What comes after the lowest is left
+            aside: a model that breaks jumps up and down by more than it ever learned.
     """
+    gained = gained[: max(window, int(np.argmin(gained)) + 1)]
     steps = np.arange(window) - (window - 1) / 2
     slopes = np.convolve(gained, steps[::-1], mode="valid") / (steps**2).sum()
     return float(rates[int(np.argmin(slopes)) + window // 2])

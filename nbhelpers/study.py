@@ -90,8 +90,9 @@ def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
 
     `at_once` of them run at a time and share the cores evenly; a job that has another among its arguments waits for
     it. Results lie in the run's folder as `artifacts/study/<name>.json`, with a hash of what they were computed from:
-    the job's function, the code of its module and of this package, its arguments, model, data, library versions and
-    machine. `resume="never"` computes all. All of them together are the artefact `study`, one file.
+    the job's function, the code of its module and of this package, the files of `data/`, its arguments, model, data
+    set, library versions and machine. `resume="never"` computes all. All of them together are the artefact `study`,
+    one file.
 
     Args:
         jobs: name -> `partial(function, ...)`; the function returns what JSON can hold. An argument `folder` is where
@@ -135,7 +136,7 @@ def compute(run, jobs: dict[str, partial]) -> dict[str, dict]:
     facts = {name: getattr(run.parameters, name, None) for name in ("model_id", "dataset", "max_steps", "eval_rows")}
     content = {"schema": 1, "facts": facts, "results": _rounded(found)}
     write_json(run.artifact("study", folder.with_suffix(".json")), content, indent=None)
-    return found
+    return _said(found)
 
 
 def _result(run, job: partial, path: Path, threads: int | None, needed: list[Future]) -> dict:
@@ -179,7 +180,15 @@ def reference(notebook: str) -> dict[str, dict]:
         f"{facts['max_steps']} steps, {facts['eval_rows']} rows a task scored, {manifest['dtype']}, "
         f"{machine['cpu']}, {machine['cores']} cores"
     )
-    return study["results"]
+    return _said(study["results"])
+
+
+def _said(results: dict[str, dict]) -> dict[str, dict]:
+    """The same, after a line for each variant that was left out."""
+    for name, result in results.items():
+        if reason := result.get("left_out"):
+            print(f"{name} is left out: {reason}")
+    return results
 
 
 def _rounded(value: Any) -> Any:
@@ -200,6 +209,7 @@ def slug(name: str) -> str:
 def _digest(run, job: partial) -> str:
     facts = {name: run.manifest.get(name) for name in ("model_hash", "data_hash", "versions", "dtype", "hardware")}
     files = {Path(inspect.getfile(job.func)), *Path(__file__).parent.glob("*.py")}  # a job calls what others define
+    files |= {path for path in (repository_root() / "data").iterdir() if path.suffix in (".json", ".csv")}  # and reads
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
     return hashlib.sha256(json.dumps([job, code, facts], default=_plain, sort_keys=True).encode()).hexdigest()
 

@@ -219,10 +219,8 @@ def encoded_rows(run, source, tokenizer, tasks: list[str], count: int = 1_000):
 def count_tokens(run, train_dataset) -> memory.Plan:
     """Count, without training, what `sft_trainer` will feed the model from these rows."""
     p = run.parameters
-    size = p.per_device_train_batch_size
-    return _plan(
-        batching.length_grouped(train_dataset, size, p.max_steps * p.gradient_accumulation_steps, p.seed), size
-    )
+    size, parts = p.per_device_train_batch_size, p.gradient_accumulation_steps
+    return _plan(batching.length_grouped(train_dataset, size, p.max_steps * parts, p.seed, parts), size)
 
 
 def _plan(rows, batch_size: int) -> memory.Plan:
@@ -306,8 +304,8 @@ def sft_trainer(
     seed_everything(run.parameters.seed)  # an adapter begins with random numbers, whatever ran before
     config = sft_config(run, **overrides)
     config.output_dir = str(Path(config.output_dir, name))
-    batches = config.max_steps * config.gradient_accumulation_steps
-    ordered = batching.length_grouped(train_dataset, config.per_device_train_batch_size, batches, config.seed)
+    size, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    ordered = batching.length_grouped(train_dataset, size, config.max_steps * parts, config.seed, parts)
     trainer = SFTTrainer(
         model,
         config,
@@ -315,11 +313,10 @@ def sft_trainer(
         eval_dataset=eval_dataset.select_columns(["input_ids", "labels"]) if eval_dataset else None,
         processing_class=tokenizer,
         peft_config=peft_config,
-        callbacks=[Watch()],
+        callbacks=[rules := diagnosis.Diagnosis(stop), Watch()],  # the rules first: they name what Watch ends
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.diagnosis = diagnosis.Diagnosis(stop)
-    trainer.add_callback(trainer.diagnosis)
+    trainer.diagnosis = rules
     for parameter in trainer.model.parameters():  # TRL puts QLoRA's adapters in bfloat16, which a T4 has not, and
         if parameter.requires_grad and peft_config is not None:  # leaves LoRA's in float32: one precision for both
             parameter.data = parameter.data.float()

@@ -28,7 +28,7 @@ from nbhelpers import (
     retention,
     training,
 )
-from nbhelpers.errors import DivergedError, ModelError, NotebookError, ResourceError
+from nbhelpers.errors import DivergedError, ModelError, ResourceError
 from nbhelpers.run import seed_everything
 
 LATENCY_ROUNDS, LATENCY_TOKENS = 7, 16
@@ -121,10 +121,11 @@ def tune(
         asked: as for `measure`.
 
     Returns: figures of the training (of the first rate, which had the process to itself, its cost; of the chosen one
-    the rest) and what `measure` finds; `left_out` with the reason where it would not fit in memory.
+    the rest) and what `measure` finds. Where training broke at every rate, the losses and findings of the last one.
+    `left_out` with the reason where it would not fit in memory, or was to be scored and broke.
 
     Raises:
-        NotebookError: the training broke at every learning rate, or anything else that `training.train` raises.
+        NotebookError: as `training.train`.
     """
     expected = _expected(run, variant, rows) if variant.learning_rates else None
     found: dict = {"validation_loss": {}}
@@ -136,7 +137,7 @@ def tune(
         found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
     cores = run.hardware.cores
     share = min(1.0, int(os.environ.get(profiles.CORES, cores)) / cores)  # of what is paid for, see `study.call`
-    best, model = math.inf, None
+    best, model, made = math.inf, None, None
     for rate in variant.learning_rates:
         memory.free()
         try:
@@ -146,6 +147,8 @@ def tune(
         except DivergedError as error:  # this rate is too high
             print(error)
             found["validation_loss"][f"{rate:g}"] = None
+            found |= _course(made) if model is None else {}
+            made = None
             continue
         if "seconds" not in found:  # the first alone had the process to itself
             found |= {"peak_memory_bytes": peak.bytes, "seconds": done.seconds}
@@ -156,21 +159,32 @@ def tune(
         found["validation_loss"][f"{rate:g}"] = loss if math.isfinite(loss) else None
         if loss < best:
             best, model = loss, made.model
-            norms = [float(entry["grad_norm"]) for entry in made.state.log_history if "grad_norm" in entry]
-            norms = [norm if math.isfinite(norm) else None for norm in norms]  # of steps that float16 skipped
-            found |= {"learning_rate": rate, "losses": done.losses, "gradient_norms": norms}
-            found |= {"held_out": [entry["eval_loss"] for entry in made.state.log_history if "eval_loss" in entry]}
-            found |= {"findings": [asdict(finding) for finding in made.diagnosis.findings]}
-        del made
+            found |= {"learning_rate": rate} | _course(made)
+        made = None
     if model is not None:
         trained = models.count_parameters(model)["trainable"]
         found |= {"trained_parameters": trained, "trained_share": trained / _shape(run).parameters}
         found |= {"saved_bytes": _save(model, folder)}
     elif variant.learning_rates:
-        raise NotebookError(f"{name}: training broke at every learning rate of {variant.learning_rates}.")
+        broke = {"left_out": f"training broke at every learning rate of {variant.learning_rates}"}
+        return found | (broke if test_rows is not None else {})
     else:
         model, _ = load(run, variant)
     return found | (measure(run, model, test_rows, timed, asked) if test_rows is not None else {})
+
+
+def _course(made) -> dict:
+    """The finite losses that a training logged, its gradient norms (None: not finite), and what the rules said."""
+    losses, norms, held_out = (
+        [float(entry[key]) for entry in made.state.log_history if key in entry]
+        for key in ("loss", "grad_norm", "eval_loss")
+    )
+    return {
+        "losses": [loss for loss in losses if math.isfinite(loss)],
+        "gradient_norms": [norm if math.isfinite(norm) else None for norm in norms],
+        "held_out": [loss for loss in held_out if math.isfinite(loss)],
+        "findings": [asdict(finding) for finding in made.diagnosis.findings],
+    }
 
 
 def _expected(run, variant: Variant, rows) -> training.Forecast:

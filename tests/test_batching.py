@@ -34,6 +34,17 @@ def test_batches_are_alike_in_length_and_cover_each_epoch(rows):
     assert abs(np.corrcoef(means, np.arange(10))[0, 1]) < 0.9, "long to short would be a curriculum"
 
 
+def test_a_step_reads_the_same_rows_in_however_many_parts(rows):
+    numbered = rows.add_column("i", range(len(rows)))
+    whole = np.array(batching.length_grouped(numbered, 8, 5, seed=1)["i"]).reshape(5, 8)
+    for parts in (2, 4):
+        ordered = batching.length_grouped(numbered, 8 // parts, 5 * parts, seed=1, parts=parts)
+        assert (np.sort(np.array(ordered["i"]).reshape(5, 8)) == np.sort(whole)).all()
+        lengths = np.array([len(ids) for ids in ordered["input_ids"]]).reshape(5, parts, -1)
+        assert lengths[0, 0].max() == lengths.max(), "the longest first"
+        assert (lengths[:, :-1].min(2) >= lengths[:, 1:].max(2)).all(), "and alike in length within each part"
+
+
 def test_the_order_is_the_seed_s(rows):
     orders = [batching.length_grouped(rows, 4, 5, seed)["input_ids"] for seed in (0, 0, 1)]
     assert list(orders[0]) == list(orders[1])

@@ -226,12 +226,18 @@ def test_other_rows_and_another_adapter_are_another_training(tmp_path):
 
 
 def test_several_processes_follow_the_first(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
-        assert checkpoints._first_decides(lambda: "found") == "found"
-        assert checkpoints.newest(tmp_path, {}) is None
-    finally:
-        torch.distributed.destroy_process_group()
+    asks = (
+        "import sys, torch.distributed as d\n"
+        "from nbhelpers import checkpoints\n"
+        "rank = int(sys.argv[1])\n"
+        f"d.init_process_group('gloo', init_method='file://{tmp_path}/meet', rank=rank, world_size=2)\n"
+        "print(checkpoints._first_decides(lambda: f'process {rank} decides'))\n"
+        "d.destroy_process_group()\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", asks, rank], stdout=subprocess.PIPE, text=True) for rank in "01"
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["process 0 decides"] * 2
 
 
 def test_none_where_there_is_none(tmp_path):

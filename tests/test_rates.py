@@ -32,6 +32,12 @@ def test_the_steepest_fall_names_its_rate():
     assert tried[9] < rates.steepest(tried, gained) < tried[13]
 
 
+def test_a_model_that_breaks_falls_faster_than_it_ever_learned_and_is_not_taken_for_it():
+    gained = [0.0, 0.0, -0.1, -0.3, -0.6, -0.9, -1.0, -0.9, 0.5, 3.0, 2.2, 1.4, 3.5, 5.0]
+    tried = np.geomspace(1e-6, 1e-2, len(gained))
+    assert tried[3] <= rates.steepest(tried, gained) <= tried[5]
+
+
 def test_batches_that_differ_do_not_move_the_steepest_fall():
     tried = np.geomspace(1e-6, 1e-2, 18)
     gained = -0.5 / (1 + np.exp(8 - np.arange(18)))  # falls fastest at the ninth step

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from types import SimpleNamespace
 
 import datasets
@@ -17,16 +18,26 @@ def requests():
     return json.loads((repository_root() / "data" / "replay.json").read_text(encoding="utf-8"))["requests"]
 
 
+def words(text):
+    return set(re.findall(r"[a-z]+|[0-9]+", text.lower()))
+
+
+def asks_for(request, group):
+    """Whether a request asks for what a group of probes asks: of one of its pairs, or for any sum."""
+    if group["kind"] == "arithmetic":
+        return bool(re.search(r"\d+ *([-+*/x×]|plus|minus|times) *\d+", request.lower()))
+    about = words(group["question"]) - {"what", "is", "the", "of", "a", "which", "comes"}
+    return any(words(request) & about and words(x) <= words(request) for pair in group["pairs"] for x in pair)
+
+
 def test_what_is_rehearsed_is_not_what_is_probed():
-    asked = {request.lower() for request in requests()}
-    assert len(asked) == 72
+    assert len(set(requests())) == 72
     probed = {probe.question.lower() for probe in forgetting.probes()}
-    assert not asked & probed
-    pairs = [probe for probe in forgetting.probes() if probe.wrong]
-    for request in asked:  # nor is a probe's subject asked for in other words
-        for probe in pairs:
-            words = set(probe.question.lower().strip("?").replace('"', "").split())
-            assert len(words & set(request.strip("?.").split())) < max(4, len(words)), (request, probe.question)
+    assert not {request.lower() for request in requests()} & probed
+    groups = json.loads((repository_root() / "data" / "probes.json").read_text(encoding="utf-8"))["choices"]
+    for forbidden in ("Tell me the capital of Italy.", "Name the opposite of hot.", "How much is 3 plus 4?"):
+        assert any(asks_for(forbidden, group) for group in groups)
+    assert not [request for request in requests() if any(asks_for(request, group) for group in groups)]
 
 
 def test_rehearsed_rows_are_the_model_s_own_ended_answers(smoke):

@@ -136,6 +136,21 @@ def test_a_job_is_computed_again_when_any_module_of_the_package_changed(tmp_path
     assert ran(tmp_path) == ["one", "two", "one", "two"]
 
 
+def test_a_probe_that_was_changed_is_another_input(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
+    (tmp_path / "data").mkdir()
+    digests = []
+    for text in ("[1]", "[1]", "[2]"):
+        (tmp_path / "data" / "probes.json").write_text(text)
+        digests.append(study._digest(run(None), partial(note, 1)))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_was_left_out_is_said(tmp_path, capsys):
+    study.compute(run(tmp_path), {"large": partial(note, tmp_path, "large", 0, left_out="will not fit")})
+    assert "large is left out: will not fit" in capsys.readouterr().out
+
+
 def test_arguments_are_told_apart_by_what_they_say():
     def digest(*arguments):
         return study._digest(run(None), partial(note, *arguments))

@@ -24,7 +24,7 @@ from nbhelpers import (
     training,
     variants,
 )
-from nbhelpers.errors import AuditError, ModelError, NotebookError
+from nbhelpers.errors import AuditError, ModelError
 from nbhelpers.profiles import CORES, PROFILES, Hardware
 from nbhelpers.retention import ElasticWeights, hold_on, rehearse
 from nbhelpers.run import Run
@@ -289,8 +289,16 @@ def test_a_rate_that_breaks_training_loses_the_sweep_and_not_the_study(run, rows
     found = variants.tune(run, "full", Variant(None, (1e30, 1e-3)), rows, rows.select(range(6)))
     assert found["validation_loss"]["1e+30"] is None
     assert found["learning_rate"] == 1e-3
-    with pytest.raises(NotebookError, match="training broke at every learning rate"):
-        variants.tune(run, "full", Variant(None, (1e30,)), rows, rows.select(range(6)))
+
+
+def test_a_training_that_breaks_at_every_rate_is_left_out_with_what_the_rules_said(run, rows):
+    few = rows.select(range(6))
+    found = variants.tune(run, "full", Variant(None, (1e30, 1e29)), rows, few, few)
+    assert "broke at every learning rate of (1e+30, 1e+29)" in found["left_out"]
+    assert [finding["rule"] for finding in found["findings"]] == ["divergence"]
+    assert found["losses"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert "scores" not in found
 
 
 @pytest.mark.parametrize("config", [None, lora()], ids=["full", "LoRA"])
@@ -307,8 +315,10 @@ def test_only_a_training_that_broke_is_a_rate_too_high(run, rows):
     masked = rows.map(lambda row: {"labels": [chat.IGNORE] * len(row["labels"])})
     with pytest.raises(AuditError, match="have no label"):
         variants.tune(run, "masked", Variant(lora(), RATES), masked, rows)
-    with pytest.raises(NotebookError, match="broke at every learning rate"):
-        variants.tune(run, "broken", Variant(lora(), (1e-3,), prepare=partial(break_loss)), rows, rows)
+    broken = variants.tune(run, "broken", Variant(lora(), (1e-3,), prepare=partial(break_loss)), rows, rows)
+    assert broken["validation_loss"] == {"0.001": None}
+    assert [finding["rule"] for finding in broken["findings"]] == ["divergence"]
+    assert "left_out" not in broken, "it was not to be scored: what the rules say is what it was for"
 
 
 def break_loss(trainer):
