@@ -26,8 +26,6 @@ def divergence(losses: list[float], guessing: float, window: int = WINDOW, facto
     Args:
         guessing: nats a token of who guesses evenly among all tokens: the logarithm of their number.
     """
-    if losses and not math.isfinite(losses[-1]):
-        return f"the loss is {losses[-1]}"
     if len(losses) <= window:
         return None
     before, recent = losses[:-window], losses[-window:]

@@ -313,10 +313,11 @@ def sft_trainer(
         eval_dataset=eval_dataset.select_columns(["input_ids", "labels"]) if eval_dataset else None,
         processing_class=tokenizer,
         peft_config=peft_config,
-        callbacks=[rules := diagnosis.Diagnosis(stop), Watch()],  # the rules first: they name what Watch ends
+        callbacks=[Watch()],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.diagnosis = rules
+    trainer.diagnosis = diagnosis.Diagnosis(stop)
+    trainer.add_callback(trainer.diagnosis)
     for parameter in trainer.model.parameters():  # TRL puts QLoRA's adapters in bfloat16, which a T4 has not, and
         if parameter.requires_grad and peft_config is not None:  # leaves LoRA's in float32: one precision for both
             parameter.data = parameter.data.float()

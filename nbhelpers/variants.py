@@ -28,6 +28,7 @@ from nbhelpers import (
     retention,
     training,
 )
+from nbhelpers.diagnosis import Finding
 from nbhelpers.errors import DivergedError, ModelError, ResourceError
 from nbhelpers.run import seed_everything
 
@@ -146,6 +147,8 @@ def tune(
                 done = training.train(made)
         except DivergedError as error:  # this rate is too high
             print(error)
+            ended = Finding("divergence", made.state.global_step, str(error).partition(". ")[0])
+            made.diagnosis.findings.append(ended)
             found["validation_loss"][f"{rate:g}"] = None
             found |= _course(made) if model is None else {}
             made = None
