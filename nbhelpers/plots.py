@@ -1,7 +1,6 @@
 """Figures, one claim each: `plot_x(data, ax=None) -> ax`. Only the notebook saves them."""
 
-import math
-from itertools import cycle
+from itertools import combinations, cycle
 
 from nbhelpers.evaluation import Evaluation
 from nbhelpers.metrics import Metric, estimate
@@ -73,8 +72,8 @@ def plot_tradeoff(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel:
 def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: str, ax=None, xscale: str = "linear"):
     """Two costs of every variant, lower is better, with their intervals; a line joins the Pareto front.
 
-    On the front lies a variant that no other one beats at both. Points are numbered, those that lie on each other
-    together, and named in the legend.
+    On the front lies a variant that no other one beats at both. Points are numbered, those whose numbers would lie on
+    each other together, and named in the legend.
     """
     ax = _axes(ax, width=8.5, height=4.6)
     front = [
@@ -100,13 +99,24 @@ def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: s
         )
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale)
     ax.autoscale_view()
-    together: dict[tuple[float, float], list[int]] = {}  # first of some points that lie on each other -> their numbers
-    for number, place in enumerate(((x.value, y.value) for x, y in points.values()), 1):
-        pixels = {first: ax.transData.transform(first) - ax.transData.transform(place) for first in together}
-        near = next((first for first, apart in pixels.items() if math.hypot(*apart) < 10), place)
-        together.setdefault(near, []).append(number)
-    for place, numbers in together.items():
-        ax.annotate(", ".join(map(str, numbers)), place, (4, 4), textcoords="offset points", fontsize=9)
+    places = [(x.value, y.value) for x, y in points.values()]
+    pixels = [ax.transData.transform(place) for place in places]
+
+    def label(group: list[int]) -> tuple[int, str]:
+        """The point of a group that its numbers are written beside, and these."""
+        return max(group, key=lambda i: pixels[i][0]), ", ".join(str(i + 1) for i in sorted(group))
+
+    def collide(one: list[int], other: list[int]) -> bool:
+        (left, low), (right, high) = ((pixels[label(group)[0]]) for group in (one, other))
+        first = one if left <= right else other  # its numbers run towards the other's
+        return abs(low - high) < 12 and abs(left - right) < 8 * len(label(first)[1])
+
+    groups = [[i] for i in range(len(places))]
+    while pair := next((pair for pair in combinations(groups, 2) if collide(*pair)), None):
+        groups = [group for group in groups if group not in pair] + [[*pair[0], *pair[1]]]
+    for group in groups:
+        beside, numbers = label(group)
+        ax.annotate(numbers, places[beside], (5, 4), textcoords="offset points", fontsize=9)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="* on the front")
     return ax
 
