@@ -107,7 +107,7 @@ def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: s
         return max(group, key=lambda i: pixels[i][0]), ", ".join(str(i + 1) for i in sorted(group))
 
     def collide(one: list[int], other: list[int]) -> bool:
-        (left, low), (right, high) = ((pixels[label(group)[0]]) for group in (one, other))
+        (left, low), (right, high) = (pixels[label(group)[0]] for group in (one, other))
         first = one if left <= right else other  # its numbers run towards the other's
         return abs(low - high) < 12 and abs(left - right) < 8 * len(label(first)[1])
 

@@ -1,4 +1,5 @@
 import matplotlib as mpl
+import numpy as np
 import pytest
 
 mpl.use("Agg")
@@ -173,6 +174,17 @@ def test_the_front_joins_what_no_other_variant_beats_at_both():
     assert labels == ["1 cheap *", "2 good *", "3 beaten", "4 middle *"]
     assert {text.get_text() for text in ax.texts} == {"1", "2", "3", "4"}
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("cost", "loss")
+
+
+def test_no_number_is_written_over_another_in_a_crowd():
+    rng = np.random.default_rng(0)
+    crowd = {str(i): (Metric(x), Metric(y)) for i, (x, y) in enumerate(rng.normal(size=(25, 2)) * 0.05)}
+    ax = plots.plot_pareto(crowd | {"far": (Metric(1.0), Metric(1.0))}, "cost", "loss")
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert 2 < len(boxes) < 26
+    inner = [box.padded(-2) for box in boxes]
+    assert not any(a.overlaps(b) for i, a in enumerate(inner) for b in inner[:i])
 
 
 def test_points_that_lie_on_each_other_are_numbered_together():
