@@ -72,7 +72,12 @@ def _stacked(values: list):
 
 
 def known_lost(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -> Metric:
-    """The share of the facts and sums that were lost, less those that were gained, with its interval."""
+    """The share of the facts and sums that were lost, less those that were gained, with its interval.
+
+    The untuned model itself has lost nothing, whatever the probes.
+    """
+    if tuned is untuned:
+        return Metric(0.0, 0.0, 0.0, unit="share lost", higher_is_better=False)
     before, after = (np.concatenate([probed["facts"], probed["arithmetic"]], axis=-1) for probed in (untuned, tuned))
     return metrics.estimate(before - after, unit="share lost", higher_is_better=False)
 

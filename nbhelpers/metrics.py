@@ -161,7 +161,7 @@ def estimate(
     """The mean of `values` with its bootstrap interval, beside the mean of `baseline` on the same rows.
 
     Where every row of a score, which has a baseline, is 0 or every row 1, there is nothing to resample: the interval is
-    that of a `share`.
+    that of a `share`. A difference of shares that is the same in every row is as wide, to both sides.
 
     Args:
         values: as for `bootstrap_interval`.
@@ -174,9 +174,9 @@ def estimate(
     mean, rows = float(np.mean(values)), np.shape(values)[-1]
     if baseline is not None and len(baseline) != rows:
         raise ValueError(f"estimate got {rows} values and a baseline of {len(baseline)}: not the same rows.")
-    if baseline is not None and low == high and mean in (0, 1):
-        at_the_end = share(int(mean) * rows, rows)
-        low, high = at_the_end.low, at_the_end.high
+    if (baseline is not None or unit.startswith("share")) and low == high and mean in (-1, 0, 1):
+        width, lowest = share(0, rows).high, -1 if baseline is None else 0
+        low, high = max(mean - width, lowest), min(mean + width, 1)
     base = None if baseline is None else float(np.mean(baseline))
     return Metric(mean, low, high, rows, base, unit, higher_is_better)
 

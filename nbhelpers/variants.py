@@ -330,13 +330,16 @@ def latency(
 def combine(run, folders: list[Path], weights: list[float], test_rows, made_by: list[partial]) -> dict:
     """What several saved LoRA adapters do when they are added up: sum of weight x update, exactly (`cat`).
 
-    The sum of two adapters of rank r is one of rank 2 r, whose factors are theirs side by side.
+    The sum of two adapters of rank r is one of rank 2 r, whose factors are theirs side by side. Where one of them was
+    left out, so is the sum.
 
     Args:
         made_by: the jobs that filled the folders; where one of them changes, so does this one.
     """
     from peft import PeftModel
 
+    if missing := [folder.name for folder in map(Path, folders) if not any(folder.glob("*"))]:
+        return {"left_out": f"there is no adapter in {', '.join(missing)}"}
     model, _ = models.load(run.parameters.model_id, run.dtype, run.hardware.device)
     names = [f"part_{number}" for number in range(len(folders))]
     model = PeftModel.from_pretrained(model, folders[0], adapter_name=names[0])

@@ -34,6 +34,14 @@ def test_what_is_known_no_more_is_lost_and_what_was_gained_is_taken_off():
     assert comparison.known_lost(tuned, untuned).value == pytest.approx(2 / 5)
 
 
+def test_where_no_probe_changed_something_may_be_lost_all_the_same_but_not_by_the_untuned_model():
+    untuned = {"facts": [1.0] * 20, "arithmetic": [0.0] * 20}
+    same = comparison.known_lost(dict(untuned), untuned)
+    assert (same.value, same.low, same.high) == (0, -same.high, pytest.approx(0.0876, abs=1e-4))
+    itself = comparison.known_lost(untuned, untuned)
+    assert (itself.value, itself.low, itself.high) == (0, 0, 0)
+
+
 def test_latency_is_set_beside_the_base_round_by_round():
     times = {"base": [1.0, 2.0, 1.0], "as it is": [2.0, 4.0, 1.5], "merged": [1.0, 3.0, 3.0]}
     times["base, again"] = [1.0, 3.0, 2.0]

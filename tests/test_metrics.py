@@ -170,10 +170,20 @@ def test_estimate_is_mean_interval_rows_and_baseline():
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_score_that_is_the_same_in_every_row_has_the_interval_of_a_share(value):
     m, expected = metrics.estimate([value] * 50, [0.0] * 50), metrics.share(int(50 * value), 50)
-    assert (m.value, m.low, m.high) == (value, expected.low, expected.high)
+    assert (m.value, m.low, m.high) == pytest.approx((value, expected.low, expected.high))
     assert m.high - m.low > 0.05
     difference = metrics.estimate([0.0] * 50)
     assert (difference.low, difference.high) == (0.0, 0.0), "no share"
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1])
+def test_a_difference_of_shares_that_is_the_same_in_every_row_has_the_width_of_a_share(value):
+    m, width = metrics.estimate([value] * 50, unit="share lost"), metrics.share(0, 50).high
+    assert 0.05 < width < 0.1
+    assert m.low == pytest.approx(max(-1, value - width))
+    assert m.high == pytest.approx(min(1, value + width))
+    half = metrics.estimate([0.5] * 50, unit="share lost")
+    assert half.low == half.high == 0.5, "no outcome: nothing is known of its spread"
 
 
 def test_an_interval_over_runs_covers_the_true_mean_more_often_than_one_over_rows():

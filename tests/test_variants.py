@@ -194,6 +194,11 @@ def test_combined_adapters_are_the_weighted_sum_of_their_updates(weights, run, r
     assert found["held_out_loss"] == pytest.approx(losses, rel=1e-4)
 
 
+def test_a_sum_is_left_out_with_the_adapter_that_it_lacks(run, rows, other, tmp_path):
+    found = variants.combine(run, [other, tmp_path / "broke"], [0.5, 0.5], rows, [])
+    assert found == {"left_out": "there is no adapter in broke"}
+
+
 def test_a_method_that_trains_something_else_than_its_formula_says_is_stopped(run, rows, monkeypatch):
     monkeypatch.setattr(adapters, "count", lambda shape, config: 7)
     with pytest.raises(ModelError, match=r"other trains [\d,]+ numbers; its formula says 7"):
