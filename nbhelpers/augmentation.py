@@ -135,44 +135,27 @@ def _accepted(rows: list[dict], rewrites: list[str | None], origin: str) -> tupl
     return made, {"produced": len(rows), "accepted": len(made), "rejected": dict(reasons)}
 
 
-def paraphrase(
-    rows,
-    model,
-    tokenizer,
-    count: int,
-    seed: int,
-    temperature: float = 0.7,
-    max_new_tokens: int = 256,
-    batch_size: int = 16,
-    dtype: str | None = None,
-) -> tuple[list[dict], dict]:
-    """New rows whose text the model itself has rewritten; the instruction and the answer stay those of the source row.
+def paraphrase(rows, generate: Callable[[list], list], count: int, seed: int) -> tuple[list[dict], dict]:
+    """New rows whose text a model has rewritten; the instruction and the answer stay those of the source row.
 
     Args:
         rows: rows `{id, task, messages, reference}`.
+        generate: `generate(prompts)` gives one answer for each list of messages, in order, with its `text` and whether
+            it `stopped` by itself: an unfinished rewrite is refused. Sample, since greedy rewrites are mostly copies.
         count: rows drawn without repetition, one rewrite each; 1 to the number of rows.
-        seed: of the draw and of the sampling.
-        temperature: of the sampling, above 0.
-        max_new_tokens: a rewrite that has not ended by itself here is refused as unfinished.
+        seed: of the draw.
 
     Returns:
         The accepted rows, and `{"produced", "accepted", "rejected": {reason: rows}}` with every one of `REASONS`;
         produced == accepted + the sum of rejected.
 
     Raises:
-        ParameterError: `count` or `temperature` is out of range.
+        ParameterError: `count` is out of range.
     """
-    from nbhelpers import evaluation
-
     if not 1 <= count <= len(rows):
         raise ParameterError(f"count={count} is outside 1 to {len(rows)}, the rows there are to draw from.")
-    if temperature <= 0:
-        raise ParameterError(f"temperature={temperature} is not above 0: greedy rewrites are mostly copies.")
     chosen = [rows[i] for i in random.Random(seed).sample(range(len(rows)), count)]
-    prompts = [[{"role": "user", "content": f"{REQUEST}\n\n{_question(row)[2]}"}] for row in chosen]
-    answers = evaluation.generate(
-        model, tokenizer, prompts, max_new_tokens, batch_size, dtype, temperature=temperature, seed=seed
-    )
+    answers = generate([[{"role": "user", "content": f"{REQUEST}\n\n{_question(row)[2]}"}] for row in chosen])
     return _accepted(chosen, [answer.text if answer.stopped else None for answer in answers], "paraphrase")
 
 
