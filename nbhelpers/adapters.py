@@ -1,14 +1,13 @@
 """Adapters that PEFT has not, or has at a higher cost: LoRA's update written in place, and bottleneck adapters."""
 
 import contextlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from nbhelpers.errors import ModelError
 from nbhelpers.memory import Shape
@@ -127,6 +126,9 @@ class Bottlenecks:
 
     size: int = 16
     layers: tuple[str, ...] = ("o_proj", "down_proj")
+
+    def add_to(self, model) -> None:
+        add_bottlenecks(model, self.size, self.layers)
 
 
 def count(shape: Shape, config) -> int:
@@ -262,24 +264,13 @@ def bottlenecks_of(model) -> Bottlenecks | None:
     return Bottlenecks(size, tuple(sorted({name.split(".")[-3] for name in weights})))
 
 
-def save_bottlenecks(model, folder: Path) -> None:
-    """Write the adapters alone, as `adapter_model.safetensors`, with what is needed to put them back."""
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in _bottlenecks(model).items()}
+def save(model, folder: Path) -> None:
+    """Write what was trained: a PEFT adapter, bottlenecks (with what is needed to put them back), or every weight."""
     made = bottlenecks_of(model)
+    if made is None:
+        model.save_pretrained(folder)
+        return
+    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in _bottlenecks(model).items()}
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(weights, Path(folder, "adapter_model.safetensors"))
     write_json(Path(folder, "bottleneck.json"), {"schema": 1, "size": made.size, "layers": made.layers})
-
-
-def load_bottlenecks(model, folder: Path):
-    """The model with saved bottlenecks put in. Raises ModelError where they belong to another model."""
-    made = json.loads(Path(folder, "bottleneck.json").read_text(encoding="utf-8"))
-    weights = load_file(Path(folder, "adapter_model.safetensors"))
-    add_bottlenecks(model, made["size"], tuple(made["layers"]))
-    places = _bottlenecks(model)
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if shapes != {name: tuple(parameter.shape) for name, parameter in places.items()}:
-        raise ModelError(f"The bottlenecks in {folder} belong to another model: names or shapes of weights differ.")
-    for name, weight in weights.items():
-        places[name].data.copy_(weight)
-    return model

@@ -25,7 +25,6 @@ from nbhelpers import (
     memory,
     models,
     profiles,
-    retention,
     training,
 )
 from nbhelpers.diagnosis import Finding
@@ -39,11 +38,13 @@ LATENCY_ROUNDS, LATENCY_TOKENS = 7, 16
 class Variant:
     """One way to train, compared with others at equal rows, steps and seed.
 
-    config: what is trained: a PEFT configuration, `adapters.Bottlenecks`, or None for every weight.
+    config: what is trained: a PEFT configuration, one with an `add_to(model)` of its own, or None for every weight.
     learning_rates: those to try; the one with the lowest loss on rows kept apart is scored. Empty: nothing is trained.
     quantization: of the frozen weights, as keyword arguments of `models.four_bit`; None: as they are.
     settings: overrides of `training.sft_config`.
     prepare: called with the trainer before it begins, a `partial` of a function that a module defines.
+    changes_training: whether `prepare` changes what is trained, so that a checkpoint without it is of another training.
+    held_numbers: float32 numbers that `prepare` keeps beside each trained one.
     stop: rules of `diagnosis` at which training ends; all are applied.
     """
 
@@ -52,6 +53,8 @@ class Variant:
     quantization: dict | None = None
     settings: dict = field(default_factory=dict)
     prepare: partial | None = None
+    changes_training: bool = True
+    held_numbers: int = 0
     stop: tuple[str, ...] = ()
 
     @property
@@ -74,11 +77,11 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
         ModelError: what is trained is not what the method's formula says.
     """
     model, tokenizer = load(run, variant)
-    bottlenecks = isinstance(variant.config, adapters.Bottlenecks)
-    if bottlenecks:
+    config = variant.config
+    if hasattr(config, "add_to"):
         seed_everything(run.parameters.seed)  # as `training.sft_trainer` does before it adds PEFT's
-        adapters.add_bottlenecks(model, variant.config.size, variant.config.layers)
-    config = None if bottlenecks else variant.config
+        config.add_to(model)
+        config = None
     settings = variant.settings | {"learning_rate": learning_rate}
     held_out = validation_rows if "eval_strategy" in settings else None
     made = training.sft_trainer(run, model, tokenizer, rows, config, held_out, name, variant.stop, **settings)
@@ -87,7 +90,7 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
         raise ModelError(f"{name} trains {found:,} numbers; its formula says {expected:,}.")
     if variant.prepare:
         variant.prepare(made)
-    if variant.prepare and variant.prepare.func is not checkpoints.kill_after:  # which changes nothing of the training
+    if variant.prepare and variant.changes_training:
         given = {
             key: checkpoints.digest_of_rows(value) if hasattr(value, "column_names") else repr(value)
             for key, value in variant.prepare.keywords.items()
@@ -200,9 +203,7 @@ def _expected(run, variant: Variant, rows) -> training.Forecast:
         adapter_width=None if config is None else adapters.kept_width(shape, config), four_bit_bytes=bits,
         optim=variant.settings.get("optim", "adamw_torch_fused"),
     )  # fmt: skip
-    if variant.prepare and variant.prepare.func is retention.hold_on:
-        trained = shape.parameters if config is None else adapters.count(shape, config)
-        found.parts["held on to"] = 2 * trained * memory.BYTES["float32"]  # where each was, and its importance
+    found.parts["held beside"] = variant.held_numbers * adapters.count(shape, config) * memory.BYTES["float32"]
     return found
 
 
@@ -246,10 +247,7 @@ def _save(model, folder: Path | None) -> int:
     """Write what was trained and return its bytes on disk."""
     with contextlib.ExitStack() as stack:
         folder = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
-        if any(isinstance(module, adapters.Bottleneck) for module in model.modules()):
-            adapters.save_bottlenecks(model, folder)
-        else:
-            model.save_pretrained(folder)
+        adapters.save(model, folder)
         return models.folder_bytes(folder)
 
 

@@ -206,8 +206,8 @@ def test_a_method_that_trains_something_else_than_its_formula_says_is_stopped(ru
 
 
 def test_what_prepares_a_trainer_belongs_to_what_its_checkpoints_are_of(run, rows):
-    def identity(prepare):
-        return variants.trainer(run, Variant(lora(), RATES, prepare=prepare), rows, 1e-3, "prepared").identity
+    def identity(prepare, **fields):
+        return variants.trainer(run, Variant(lora(), RATES, prepare=prepare, **fields), rows, 1e-3, "prepared").identity
 
     held = partial(hold_on, rows=rows.select(range(2)), strength=1.0)
     made = [
@@ -215,7 +215,7 @@ def test_what_prepares_a_trainer_belongs_to_what_its_checkpoints_are_of(run, row
         for prepare in (None, held, held, partial(held, strength=2.0), partial(rehearse, rows=rows, share=0.3))
     ]
     assert made[1] == made[2]
-    assert identity(partial(checkpoints.kill_after, step=3)) == made[0]
+    assert identity(partial(checkpoints.kill_after, step=3), changes_training=False) == made[0]
     assert len({json.dumps(one, sort_keys=True) for one in made}) == 4
     assert made[0]["rows"] == made[1]["rows"] != made[4]["rows"]
 
@@ -308,11 +308,14 @@ def test_a_training_that_breaks_at_every_rate_is_left_out_with_what_the_rules_sa
 
 @pytest.mark.parametrize("config", [None, lora()], ids=["full", "LoRA"])
 def test_what_elastic_weights_hold_is_predicted_to_the_byte(config, run, rows):
-    held = Variant(config, RATES, prepare=partial(hold_on, rows=rows.select(range(2)), strength=1.0))
+    prepare = partial(hold_on, rows=rows.select(range(2)), strength=1.0)
+    held = Variant(config, RATES, prepare=prepare, held_numbers=2)
     made = variants.trainer(run, held, rows, 1e-3, "held")
     elastic = next(callback for callback in made.callback_handler.callbacks if isinstance(callback, ElasticWeights))
     found = sum(start.nbytes + importance.nbytes for _, start, importance in elastic.held)
-    with_it, without = (variants._expected(run, one, rows) for one in (held, replace(held, prepare=None)))
+    with_it, without = (
+        variants._expected(run, one, rows) for one in (held, replace(held, prepare=None, held_numbers=0))
+    )
     assert with_it.peak_memory_bytes - without.peak_memory_bytes == found > 0
 
 
