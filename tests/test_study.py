@@ -261,9 +261,13 @@ def test_the_results_of_a_study_come_back_from_its_reference(tmp_path, monkeypat
     folder.mkdir(parents=True)
     (tmp_path / "artifacts" / "study.json").rename(folder / "study.json")
     manifest = {"started_at": "2026-01-02T03", "resolved": {"max_steps": 14}, "dtype": "float32"}
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"hardware": {"cpu": "a CPU", "cores": 2}}))
+    manifest["hardware"] = {"cpu": "a CPU", "cores": 2}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr(study, "repository_root", lambda: tmp_path)
     assert study.reference("02") == kept
-    assert "2026-01-02: m on d, 7 steps, None rows a task scored, float32, a CPU, 2 cores" in capsys.readouterr().out
+    assert "2026-01-02: m on d, 7 steps, None rows a task scored, float32, a CPU, 2 cores\n" in capsys.readouterr().out
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"note": "before x was mended"}))
+    assert study.reference("02") == kept
+    assert "a CPU, 2 cores; before x was mended\n" in capsys.readouterr().out
     with pytest.raises(NotebookError, match="study='full'"):
         study.reference("03")
