@@ -24,10 +24,11 @@ from typing import Any
 
 import psutil
 
+from nbhelpers import fingerprint
 from nbhelpers.errors import NotebookError, ParameterError
 from nbhelpers.profiles import CORES
 from nbhelpers.report import duration
-from nbhelpers.run import BOOKKEEPING, read_json, repository_root, write_json
+from nbhelpers.run import BOOKKEEPING, read_json, repository_root, sha256_of, write_json
 
 JOB_BYTES = 8 * 2**30  # memory that a machine should have for each job at a time
 KILLED = (
@@ -210,9 +211,9 @@ def slug(name: str) -> str:
 
 def _digest(run, job: partial) -> str:
     facts = {name: run.manifest.get(name) for name in ("model_hash", "data_hash", "versions", "dtype", "hardware")}
-    files = {Path(inspect.getfile(job.func)), *Path(__file__).parent.glob("*.py")}  # a job calls what others define
-    files |= {path for path in (repository_root() / "data").iterdir() if path.suffix in (".json", ".csv")}  # and reads
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+    sources = [Path(inspect.getfile(job.func)).read_text(encoding="utf-8")]
+    files = sorted(path for path in (repository_root() / "data").iterdir() if path.suffix in (".json", ".csv"))
+    code = [fingerprint.code_hash(sources), fingerprint.module_hashes(), [sha256_of(path) for path in files]]
     return hashlib.sha256(json.dumps([job, code, facts], default=_plain, sort_keys=True).encode()).hexdigest()
 
 

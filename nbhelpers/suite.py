@@ -5,7 +5,6 @@ notebook has completed when every code cell ran without an error and a fresh `me
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import uuid4
 
-from nbhelpers import run
+from nbhelpers import fingerprint, run
 from nbhelpers.errors import NotebookError, ParameterError
 from nbhelpers.report import describe, duration
 from nbhelpers.run import read_json
@@ -279,16 +278,10 @@ def run_suite(
     return results
 
 
-def code_hash(notebook_path: Path) -> str:
-    """sha256 over the sources of the code cells in order, parameters included; prose and outputs do not count."""
-    sources = [_source(cell) for _, cell in _code_cells(_read_notebook(notebook_path))]
-    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
-
-
 def reference_is_current(notebook_path: Path, reference_folder: Path) -> bool:
-    """Whether the reference of this notebook was made by the code that is in it now."""
-    noted = Path(reference_folder, Path(notebook_path).stem, "code.sha256")
-    return noted.exists() and noted.read_text().strip() == code_hash(notebook_path)
+    """Whether the reference of this notebook was made by the code that is in it, and in the modules it uses, now."""
+    made_by = read_json(Path(reference_folder, Path(notebook_path).stem, "code.json"))
+    return not fingerprint.changes(made_by, notebook_path)
 
 
 def _machine_paths() -> re.Pattern:
@@ -357,12 +350,12 @@ def make_reference(run_folder: str | Path, reference_folder: str | Path) -> list
     for name in names:
         path = folder / name / f"{name}.ipynb"
         facts = {part: _portable(read_json(folder / name / part)) for part in ("metrics.json", "manifest.json")}
+        facts["code.json"] = fingerprint.of_notebook(path)
         if "study" in facts["metrics.json"].get("artifacts", {}):
             facts["study.json"] = read_json(folder / name / "artifacts" / "study.json")
-        ready.append((Path(reference_folder, name), _reduced(_read_notebook(path), name), facts, code_hash(path)))
-    for target, text, facts, digest in ready:
+        ready.append((Path(reference_folder, name), _reduced(_read_notebook(path), name), facts))
+    for target, text, facts in ready:
         for part, content in facts.items():
             run.write_json(target / part, content, indent=None if part == "study.json" else 2)
         (target / f"{target.name}.ipynb").write_text(text, encoding="utf-8")
-        (target / "code.sha256").write_text(digest + "\n")
     return names

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    **dict.fromkeys(("__init__", "errors", "profiles"), 0),
+    **dict.fromkeys(("__init__", "errors", "profiles", "fingerprint"), 0),
     **dict.fromkeys(
         ("run", "sources", "files", "pydocs", "shapes", "chat", "templates", "formats", "metrics", "memory", "cost"), 1
     ),

@@ -13,7 +13,7 @@ import pytest
 from peft import LoraConfig
 from study_jobs import after, die, fail, here, leave, meet, note, told
 
-from nbhelpers import study
+from nbhelpers import fingerprint, study
 from nbhelpers.errors import NotebookError, ParameterError
 from nbhelpers.profiles import CORES
 from nbhelpers.run import repository_root
@@ -126,12 +126,10 @@ def test_only_the_job_whose_arguments_changed_is_computed_again(tmp_path):
 
 
 def test_a_job_is_computed_again_when_any_module_of_the_package_changed(tmp_path, monkeypatch):
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "retention.py").write_text("share = 0.15")
-    monkeypatch.setattr(study, "__file__", str(package / "study.py"))
+    module = tmp_path / "retention.py"
+    monkeypatch.setattr(fingerprint, "module_files", lambda: {"a_room.retention": module})
     for share in (0.15, 0.15, 0.2):
-        (package / "retention.py").write_text(f"share = {share}")
+        module.write_text(f"share = {share}")
         study.compute(run(tmp_path), jobs(tmp_path))
     assert ran(tmp_path) == ["one", "two", "one", "two"]
 

@@ -1,6 +1,5 @@
 """Every notebook and every solution runs from end to end under `smoke`, offline, as a user would run it."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 from nbhelpers import sources
 from nbhelpers.profiles import PROFILES
 from nbhelpers.run import FULL_STUDIES, repository_root
-from nbhelpers.suite import reference_is_current
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -153,12 +151,3 @@ def test_the_offline_kernel_really_has_no_network(tmp_path):
     done, _ = papermill(tmp_path / "reach.ipynb", tmp_path)
     assert done.returncode != 0
     assert "reached for the network" in done.stderr
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_reference_belongs_to_this_code(path):
-    reference = ROOT / "outputs" / "reference"
-    assert reference_is_current(path, reference), f"{path.name} has changed since its reference run: make reference"
-    made = json.loads((reference / path.stem / "manifest.json").read_text())["resolved"]
-    profile = dataclasses.asdict(PROFILES[made["profile"]])
-    assert {name: made[name] for name in profile} == profile, "the profile has changed since: make reference"
