@@ -34,7 +34,7 @@ import common
 import datasets
 import numpy as np
 
-from nbhelpers import cleaning, defects, duplicates, pydocs, splits
+from nbhelpers import cleaning, defects_copies, duplicates, pydocs, splits
 
 DOCUMENTS = (10_000, 50_000, 100_000)
 STEP_ROUNDS = 3
@@ -75,7 +75,7 @@ def invented(text: str, rng: random.Random) -> str:
 def copied(text: str, others: list[str], rng: random.Random) -> str:
     """The text in another form, or with up to `MOST_CHANGED` of its words left out or replaced by words of others."""
     if rng.random() < 0.5:
-        return defects.COPIES[rng.choice(FAMILIES)](text, rng)
+        return defects_copies.COPIES[rng.choice(FAMILIES)](text, rng)
     words, replaced = text.split(" "), rng.random() < 0.5
     for place in rng.sample(range(len(words)), round(rng.uniform(0, MOST_CHANGED) * len(words))):
         words[place] = rng.choice(rng.choice(others).split() or [""]) if replaced else ""

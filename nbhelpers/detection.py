@@ -2,8 +2,10 @@
 
 from collections import Counter
 
-from nbhelpers import cleaning, defects, duplicates, normalisation, privacy, splits
+from nbhelpers import cleaning, defects_copies, defects_rows, duplicates, normalisation, privacy, splits
 from nbhelpers.defects import Planted
+from nbhelpers.defects_personal import pii
+from nbhelpers.defects_text import comparable, dirty
 
 
 def _dataset(rows: list[dict]):
@@ -27,7 +29,7 @@ def _dropped(*steps: cleaning.Cleaned) -> set[str]:
 
 
 def _of_duplicates(rows: list[dict], seed: int, count: int, threshold: float) -> list[dict]:
-    planted = defects.duplicates(rows, seed, count)
+    planted = defects_copies.duplicates(rows, seed, count)
     # a copy must be found as such: carriers come first, as the row that is there already
     order = sorted(planted.rows, key=lambda row: row["id"] in planted.family)
     exact = duplicates.drop_exact(_dataset(order))
@@ -36,20 +38,20 @@ def _of_duplicates(rows: list[dict], seed: int, count: int, threshold: float) ->
 
 
 def _of_normalise(rows: list[dict], seed: int, count: int) -> list[dict]:
-    planted = defects.dirty(rows, seed, count)
+    planted = dirty(rows, seed, count)
     flagged = set()
     for row in planted.rows:
         after = normalisation.normalise_text(row["text"])[0]
         if row["id"] in planted.truth:
-            right = defects.comparable(after) == defects.comparable(planted.truth[row["id"]])
+            right = comparable(after) == comparable(planted.truth[row["id"]])
         else:
-            right = defects.comparable(after) != defects.comparable(row["text"])
+            right = comparable(after) != comparable(row["text"])
         flagged |= {row["id"]} if right else set()
     return _lines("normalise", planted, flagged, seed)
 
 
 def _of_redact(seed: int, count: int) -> list[dict]:
-    planted = defects.pii(seed, count)
+    planted = pii(seed, count)
     total, hit, wrong = Counter(), Counter(), Counter()
     for row in planted.rows:
         family, truth = planted.family[row["id"]], planted.truth.get(row["id"], [])
@@ -81,18 +83,18 @@ def measure(rows: list[dict], seed: int, count: int, threshold: float = 0.95):
     import pandas as pd
 
     lines = _of_duplicates(rows, seed, count, threshold) + _of_normalise(rows, seed, count) + _of_redact(seed, count)
-    planted = defects.broken(rows, seed, count)
+    planted = defects_rows.broken(rows, seed, count)
     lines += _lines("schema", planted, _dropped(cleaning.validate(planted.rows)), seed)
-    planted = defects.foreign(rows, seed, count)
+    planted = defects_rows.foreign(rows, seed, count)
     lines += _lines("language", planted, _dropped(cleaning.keep_language(_dataset(planted.rows))), seed)
-    planted = defects.low_quality(rows, seed, count)
+    planted = defects_rows.low_quality(rows, seed, count)
     lines += _lines("quality", planted, _dropped(cleaning.filter_quality(_dataset(planted.rows))), seed)
     train, evaluation = rows[::2], rows[1::2]
     clean = duplicates.decontaminate(_dataset(train), _dataset(evaluation), threshold=threshold).rows.to_list()
-    planted = defects.contaminated(clean, evaluation, seed, count)
+    planted = defects_copies.contaminated(clean, evaluation, seed, count)
     found = duplicates.decontaminate(_dataset(planted.rows), _dataset(evaluation), threshold=threshold)
     lines += _lines("decontaminate", planted, _dropped(found), seed)
-    leaked, truth = defects.leaks(clean, evaluation, seed, count)
+    leaked, truth = defects_copies.leaks(clean, evaluation, seed, count)
     found = set(splits.leaks(_dataset(leaked), _dataset(evaluation), threshold))
     lines += [
         {"step": "leakage proof", "family": family, "defective": defective, "seed": seed, "n": len(ids)}

@@ -7,18 +7,20 @@ import json
 import random
 import re
 import unicodedata
+from pathlib import Path
 
 import phonenumbers
 import pytest
 
-from nbhelpers import defects, defects_text, shapes
+from nbhelpers import defects, defects_copies, defects_personal, defects_rows, defects_text, planted_text, shapes
 from nbhelpers.errors import DataError, ParameterError
+from nbhelpers.planted_text import GENERATORS, expand, iban_checks, luhn, texts
 
 
 def carriers(count: int, seed: int = 0, prefix: str = "row") -> list[dict]:
     """Rows of invented plain prose, three to six sentences each."""
     rng = random.Random(seed)
-    words = defects_text.WORDS["noun"] + defects_text.WORDS["verb"] + defects_text.WORDS["adjective"]
+    words = texts("words")["noun"] + texts("words")["verb"] + texts("words")["adjective"]
     rows = []
     for i in range(count):
         sentences = [" ".join(rng.choices(words, k=rng.randint(8, 14))) for _ in range(rng.randint(3, 6))]
@@ -29,13 +31,13 @@ def carriers(count: int, seed: int = 0, prefix: str = "row") -> list[dict]:
 
 ROWS, EVALUATION = carriers(60), carriers(30, seed=1, prefix="test")
 FUNCTIONS = {
-    "duplicates": lambda seed, count: defects.duplicates(ROWS, seed, count),
-    "dirty": lambda seed, count: defects.dirty(ROWS, seed, count),
-    "broken": lambda seed, count: defects.broken(ROWS, seed, count),
-    "foreign": lambda seed, count: defects.foreign(ROWS, seed, count),
-    "low_quality": lambda seed, count: defects.low_quality(ROWS, seed, count),
-    "pii": defects.pii,
-    "contaminated": lambda seed, count: defects.contaminated(ROWS, EVALUATION, seed, count),
+    "duplicates": lambda seed, count: defects_copies.duplicates(ROWS, seed, count),
+    "dirty": lambda seed, count: defects_text.dirty(ROWS, seed, count),
+    "broken": lambda seed, count: defects_rows.broken(ROWS, seed, count),
+    "foreign": lambda seed, count: defects_rows.foreign(ROWS, seed, count),
+    "low_quality": lambda seed, count: defects_rows.low_quality(ROWS, seed, count),
+    "pii": defects_personal.pii,
+    "contaminated": lambda seed, count: defects_copies.contaminated(ROWS, EVALUATION, seed, count),
 }
 
 
@@ -90,13 +92,13 @@ def test_a_count_that_is_none_is_refused(name, count):
 )
 def test_rows_that_can_carry_nothing_are_refused(rows, message):
     with pytest.raises(DataError, match=message):
-        defects.duplicates(rows, 0, 3)
+        defects_copies.duplicates(rows, 0, 3)
 
 
 def test_the_same_seed_twice_on_the_same_rows_is_refused():
-    once = defects.foreign(ROWS, 0, 5)
+    once = defects_rows.foreign(ROWS, 0, 5)
     with pytest.raises(DataError, match="is taken"):
-        defects.foreign(once.rows, 0, 5)
+        defects_rows.foreign(once.rows, 0, 5)
 
 
 # --- copies -------------------------------------------------------------------------------------------------------
@@ -137,8 +139,8 @@ def one_keystroke(a: str, b: str) -> bool:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_copy_differs_from_its_row_in_what_its_family_names(seed):
     originals = {row["id"]: row["text"] for row in ROWS}
-    found = pairs(defects.duplicates(ROWS, seed, 260))
-    assert {family for family, *_ in found} == set(defects.COPIES)
+    found = pairs(defects_copies.duplicates(ROWS, seed, 260))
+    assert {family for family, *_ in found} == set(defects_copies.COPIES)
     wrong = [(family, row["text"], originals[answer]) for family, row, answer in found
              if not same_up_to(family, row["text"], originals[answer])]  # fmt: skip
     assert not wrong
@@ -148,7 +150,7 @@ def test_hard_negatives_of_duplicates_share_what_they_should_and_no_more():
     shares = collections.defaultdict(list)
     texts = [row["text"].split() for row in ROWS]
     templates = []
-    for family, row, _ in pairs(defects.duplicates(ROWS, 0, 180), negatives=True):
+    for family, row, _ in pairs(defects_copies.duplicates(ROWS, 0, 180), negatives=True):
         found = row["text"].split()
         if family == "not: same template":
             templates.append(found)
@@ -166,7 +168,7 @@ def test_hard_negatives_of_duplicates_share_what_they_should_and_no_more():
 
 
 def test_leaks_are_copies_of_test_rows_in_the_training_rows():
-    rows, truth = defects.leaks(ROWS, EVALUATION, 0, 40)
+    rows, truth = defects_copies.leaks(ROWS, EVALUATION, 0, 40)
     assert len(rows) == len(ROWS) + 40
     assert len(truth) == 40
     by_id, originals = {row["id"]: row for row in rows}, {row["id"]: row["text"] for row in EVALUATION}
@@ -183,7 +185,7 @@ def longest_common_run(first: list[str], second: list[str]) -> int:
 
 
 def test_contaminated_rows_share_13_words_with_an_evaluation_text_and_hard_negatives_do_not():
-    planted = defects.contaminated(ROWS, EVALUATION, 0, 48)
+    planted = defects_copies.contaminated(ROWS, EVALUATION, 0, 48)
     texts = {row["id"]: words(row["text"]) for row in EVALUATION}
     for _, row, answer in pairs(planted):
         assert 13 <= longest_common_run(words(row["text"]), texts[answer]) <= 48  # `so-called` is two
@@ -197,13 +199,13 @@ def test_contaminated_rows_share_13_words_with_an_evaluation_text_and_hard_negat
 
 def test_rows_that_are_contaminated_by_nature_carry_no_span():
     natural = [{**row, "id": f"natural-{row['id']}"} for row in EVALUATION]
-    planted = defects.contaminated([*ROWS, *natural], EVALUATION, 0, 80)
+    planted = defects_copies.contaminated([*ROWS, *natural], EVALUATION, 0, 80)
     assert {row["id"] for row in natural} <= {row["id"] for row in planted.rows}
     openings = tuple(" ".join(row["text"].split()[:3]) for row in natural)
     negatives = [row["text"] for _, row, _ in pairs(planted, negatives=True)]
     assert not [text for text in negatives if text.startswith(openings)]
     with pytest.raises(DataError, match="shares no 13 words"):
-        defects.contaminated(natural, EVALUATION, 0, 3)
+        defects_copies.contaminated(natural, EVALUATION, 0, 3)
 
 
 # --- encoding and markup ------------------------------------------------------------------------------------------
@@ -224,11 +226,11 @@ def undo(family: str, text: str) -> str:
 
 
 def test_damage_to_the_encoding_is_undone_by_its_inverse():
-    found = [item for item in pairs(defects.dirty(ROWS, 0, 500)) if item[0] in defects.ENCODING]
-    assert {family for family, *_ in found} == set(defects.ENCODING)
+    found = [item for item in pairs(defects_text.dirty(ROWS, 0, 500)) if item[0] in defects_text.ENCODING]
+    assert {family for family, *_ in found} == set(defects_text.ENCODING)
     for family, row, answer in found:
-        assert defects.comparable(row["text"]) != defects.comparable(answer), family
-        assert defects.comparable(undo(family, row["text"])) == defects.comparable(answer), family
+        assert defects_text.comparable(row["text"]) != defects_text.comparable(answer), family
+        assert defects_text.comparable(undo(family, row["text"])) == defects_text.comparable(answer), family
 
 
 MARKUP = re.compile(
@@ -237,8 +239,8 @@ MARKUP = re.compile(
 
 
 def test_markup_is_in_the_damaged_text_and_not_in_the_answer():
-    found = [item for item in pairs(defects.dirty(ROWS, 0, 700)) if item[0] not in defects.ENCODING]
-    assert {family for family, *_ in found} == {*defects_text.INLINE, *defects_text.BLOCKS}
+    found = [item for item in pairs(defects_text.dirty(ROWS, 0, 700)) if item[0] not in defects_text.ENCODING]
+    assert {family for family, *_ in found} == {*texts("inline_markup"), *texts("block_markup")}
     for family, row, answer in found:
         assert MARKUP.search(row["text"]), family
         assert not MARKUP.search(answer), family
@@ -257,7 +259,7 @@ def test_markup_is_in_the_damaged_text_and_not_in_the_answer():
     ],
 )
 def test_what_should_come_out_of_markup(family, damaged, clean):
-    assert (damaged, clean) in {**defects_text.INLINE, **defects_text.BLOCKS}[family]
+    assert [damaged, clean] in {**texts("inline_markup"), **texts("block_markup")}[family]
 
 
 def test_only_plain_carriers_are_damaged():
@@ -265,7 +267,7 @@ def test_only_plain_carriers_are_damaged():
         [":class:`x`", "<b>", "caf\xe9", "a  b", "|x|", "\tx", "&amp;", "\n.. note::", "link_ here", "*optional*"]
     )]  # fmt: skip
     with pytest.raises(DataError, match="plain ASCII prose"):
-        defects.dirty(marked, 0, 3)
+        defects_text.dirty(marked, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -280,26 +282,26 @@ def test_only_plain_carriers_are_damaged():
     ],
 )
 def test_texts_are_compared_up_to_white_space_at_line_ends(first, second, same):
-    assert (defects.comparable(first) == defects.comparable(second)) is same
+    assert (defects_text.comparable(first) == defects_text.comparable(second)) is same
 
 
 def test_hard_negatives_of_dirty_are_clean_characters():
-    planted = defects.dirty(ROWS, 0, 200)
+    planted = defects_text.dirty(ROWS, 0, 200)
     found = pairs(planted, negatives=True)
-    assert {family for family, *_ in found} == {f"not: {family}" for family in defects_text.CLEAN_MARKUP}
+    assert {family for family, *_ in found} == {f"not: {family}" for family in texts("clean_markup")}
     for _, row, _ in found:
         assert unicodedata.is_normalized("NFC", row["text"])
         assert not re.search("[\x00-\x08\x0b-\x1f\xa0\xad\u200b\ufeff]", row["text"])
-    assert all(unicodedata.is_normalized("NFC", text) for text in defects_text.UNICODE)
+    assert all(unicodedata.is_normalized("NFC", text) for text in texts("unicode"))
 
 
 # --- broken, foreign, low quality ---------------------------------------------------------------------------------
 
 
 def test_broken_rows_are_broken_in_ten_ways_and_the_others_are_valid():
-    planted = defects.broken(ROWS, 0, 200)
-    assert collections.Counter(planted.truth.values()) == dict.fromkeys(defects.BROKEN, 20)
-    assert len(defects.BROKEN) == 10
+    planted = defects_rows.broken(ROWS, 0, 200)
+    assert collections.Counter(planted.truth.values()) == dict.fromkeys(defects_rows.BROKEN, 20)
+    assert len(defects_rows.BROKEN) == 10
     forgiven = set()  # what check_messages lets pass: it looks at no order but the last turn's
     for kind, row, _ in pairs(planted):
         try:
@@ -332,7 +334,7 @@ def test_broken_rows_are_broken_in_ten_ways_and_the_others_are_valid():
     ],
 )
 def test_each_way_of_breaking_a_row_has_its_fault(kind, fault):
-    found = [row for family, row, _ in pairs(defects.broken(ROWS, 1, 300)) if family == kind]
+    found = [row for family, row, _ in pairs(defects_rows.broken(ROWS, 1, 300)) if family == kind]
     assert len(found) == 30
     assert all(fault(row) for row in found)
 
@@ -340,23 +342,23 @@ def test_each_way_of_breaking_a_row_has_its_fault(kind, fault):
 def test_foreign_rows_are_in_the_language_that_their_truth_names():
     import py3langid
 
-    planted = defects.foreign(ROWS, 0, 84)
+    planted = defects_rows.foreign(ROWS, 0, 84)
     found = pairs(planted)
-    assert set(planted.truth.values()) == set(defects_text.PASSAGES)
-    assert len(defects_text.PASSAGES) == 14
+    assert set(planted.truth.values()) == set(texts("passages"))
+    assert len(texts("passages")) == 14
     named = [(py3langid.classify(row["text"])[0], code) for family, row, code in found if "English" not in family]
     assert sum(a == b for a, b in named) / len(named) > 0.98
-    assert {f"not: {family}" for family in defects_text.ENGLISH} == {f for f, *_ in pairs(planted, negatives=True)}
-    assert all(8 <= len(text.split()) <= 12 for text in defects_text.ENGLISH["short"])
-    assert all(len(set(sentences)) == 7 for sentences in defects_text.PASSAGES.values())
+    assert {f"not: {family}" for family in texts("english")} == {f for f, *_ in pairs(planted, negatives=True)}
+    assert all(8 <= len(text.split()) <= 12 for text in texts("english")["short"])
+    assert all(len(set(sentences)) == 7 for sentences in texts("passages").values())
 
 
 def test_low_quality_rows_are_what_their_kind_says():
     found = collections.defaultdict(list)
-    for kind, row, answer in pairs(defects.low_quality(ROWS, 0, 240)):
+    for kind, row, answer in pairs(defects_rows.low_quality(ROWS, 0, 240)):
         assert kind == answer
         found[kind].append(row["text"])
-    assert found.keys() == set(defects.WORTHLESS)
+    assert found.keys() == set(defects_rows.WORTHLESS)
     assert all(len(text.split()) <= 2 for text in found["too short"])
     assert all(sum(map(str.isalpha, text)) == 0 for text in found["symbols"])
     assert all(len(text) >= 120 and len(max(text.split(), key=len)) >= 60 for text in found["blob"])
@@ -366,14 +368,14 @@ def test_low_quality_rows_are_what_their_kind_says():
 
 
 def test_hard_negatives_of_quality_are_sentences():
-    found = pairs(defects.low_quality(ROWS, 0, 160), negatives=True)
-    assert {family for family, *_ in found} == {f"not: {family}" for family in defects_text.GOOD}
+    found = pairs(defects_rows.low_quality(ROWS, 0, 160), negatives=True)
+    assert {family for family, *_ in found} == {f"not: {family}" for family in texts("worthwhile")}
     assert all(len(row["text"].split()) >= 4 and "%{" not in row["text"] for _, row, _ in found)
 
 
 # --- personal data ------------------------------------------------------------------------------------------------
 
-PII = [pair for seed in range(3) for pair in pairs(defects.pii(seed, 400))]
+PII = [pair for seed in range(3) for pair in pairs(defects_personal.pii(seed, 400))]
 VALUES = [(family, kind, row["text"][start:end]) for family, row, spans in PII for start, end, kind in spans]
 
 
@@ -382,7 +384,7 @@ def values(kind: str) -> list[str]:
 
 
 def test_every_format_is_planted_and_no_mark_is_left():
-    wanted = {f"{kind}: {family}" for kind, families in defects_text.PERSONAL.items() for family in families}
+    wanted = {f"{kind}: {family}" for kind, families in texts("personal").items() for family in families}
     assert {family for family, *_ in PII} == wanted | {"several: kinds"}
     for family, row, spans in PII:
         assert not re.search(r"[⟦⟧]|%\{|\{\}", row["text"])
@@ -392,7 +394,7 @@ def test_every_format_is_planted_and_no_mark_is_left():
 
 
 def test_spans_are_counted_in_the_text_without_marks():
-    assert defects._spans("a ⟦IP:1⟧ b ⟦KEY:x\ny⟧.") == ("a 1 b x\ny.", [(2, 3, "IP"), (6, 9, "KEY")])
+    assert defects_personal.unmark("a ⟦IP:1⟧ b ⟦KEY:x\ny⟧.") == ("a 1 b x\ny.", [(2, 3, "IP"), (6, 9, "KEY")])
 
 
 def test_telephone_numbers_are_valid():
@@ -430,10 +432,10 @@ def test_card_numbers_pass_luhn_and_accounts_modulus_97():
 @pytest.mark.parametrize(
     ("check", "right", "wrong"),
     [
-        (defects_text.luhn, "4111111111111111", "4111111111111112"),
-        (defects_text.luhn, "378282246310005", "378282246310006"),
-        (defects_text.iban_checks, "GB82WEST12345698765432", "GB83WEST12345698765432"),
-        (defects_text.iban_checks, "DE89370400440532013000", "DE89370400440532013001"),
+        (luhn, "4111111111111111", "4111111111111112"),
+        (luhn, "378282246310005", "378282246310006"),
+        (iban_checks, "GB82WEST12345698765432", "GB83WEST12345698765432"),
+        (iban_checks, "DE89370400440532013000", "DE89370400440532013001"),
     ],
 )
 def test_check_digits_of_published_examples(check, right, wrong):
@@ -462,23 +464,31 @@ def test_keys_are_random_and_alone_in_their_span():
 
 def test_hard_negatives_hold_no_card_and_no_account():
     for seed in range(3):
-        for family, row, answer in pairs(defects.pii(seed, 400), negatives=True):
+        for family, row, answer in pairs(defects_personal.pii(seed, 400), negatives=True):
             assert answer is None
             text = row["text"]
             for run in re.findall(r"(?<![\d.])\d{4}[ -]?\d{4,6}[ -]?\d{4,5}(?:[ -]?\d{4})?(?![\d.])", text):
                 digits = re.sub("[ -]", "", run)
                 if family in ("not: number that fails Luhn", "not: long integer"):
-                    assert len(digits) not in (15, 16) or not defects_text.luhn(digits), text
+                    assert len(digits) not in (15, 16) or not luhn(digits), text
             for iban in re.findall(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,8}\b", text):
                 compact = iban.replace(" ", "")
-                assert not (compact.isalnum() and defects_text.iban_checks(compact)), text
-    families = {family for family, *_ in pairs(defects.pii(0, 400), negatives=True)}
-    assert families == {f"not: {family}" for family in defects_text.NOT_PERSONAL}
+                assert not (compact.isalnum() and iban_checks(compact)), text
+    families = {family for family, *_ in pairs(defects_personal.pii(0, 400), negatives=True)}
+    assert families == {f"not: {family}" for family in texts("not_personal")}
 
 
 def test_formats_expand_to_their_alphabet_and_length():
     rng = random.Random(0)
-    assert re.fullmatch(r"\d{4}-[0-9a-f]{6}-\w{3}", defects_text.expand("%d4-%h6-%w3", rng))
-    assert defects_text.expand("100 % of %{first}", rng) in {f"100 % of {name}" for name in defects_text.WORDS["first"]}
+    assert re.fullmatch(r"\d{4}-[0-9a-f]{6}-\w{3}", expand("%d4-%h6-%w3", rng))
+    assert expand("100 % of %{first}", rng) in {f"100 % of {name}" for name in texts("words")["first"]}
     with pytest.raises(KeyError):
-        defects_text.expand("%{nothing}", rng)
+        expand("%{nothing}", rng)
+
+
+def test_every_name_in_braces_is_known():
+    file = Path(planted_text.__file__).with_name("planted_texts.json")
+    names = set(re.findall(r"%\{(\w+)\}", file.read_text(encoding="utf-8")))
+    assert len(names) > 20
+    assert not names - texts("words").keys() - GENERATORS.keys()
+    assert not texts("words").keys() & GENERATORS.keys()

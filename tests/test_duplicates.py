@@ -10,7 +10,7 @@ from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import cleaning, defects, duplicates, pydocs, splits
+from nbhelpers import cleaning, defects_copies, duplicates, pydocs, splits
 from nbhelpers.duplicates import DuplicateIndex
 from nbhelpers.errors import ParameterError
 
@@ -143,8 +143,8 @@ def without(share: float, text: str, rng: random.Random) -> str:
 @pytest.mark.parametrize("threshold", [0.95, 0.75, 0.55])
 def test_the_index_finds_the_pairs_that_brute_force_finds_and_no_other(docstrings, threshold):
     rng = random.Random(1)
-    families = [family for family in defects.COPIES if family != "sentence reorder"]
-    edited = [defects.COPIES[families[i % len(families)]](text, rng) for i, text in enumerate(docstrings)]
+    families = [family for family in defects_copies.COPIES if family != "sentence reorder"]
+    edited = [defects_copies.COPIES[families[i % len(families)]](text, rng) for i, text in enumerate(docstrings)]
     edited = [without(rng.choice([0, 0.03, 0.1, 0.25, 0.4]), text, rng) for text in edited]
     index = DuplicateIndex(threshold)
     index.add(named(docstrings, "kept"), docstrings, compare=False)
@@ -171,7 +171,7 @@ def test_the_index_finds_the_pairs_that_brute_force_finds_and_no_other(docstring
 @pytest.mark.parametrize("family", ["case", "whitespace", "word swaps 10 %", "sentence reorder", "punctuation"])
 def test_what_keeps_its_words_is_the_same_text(family):
     text = " ".join(f"{sentence.capitalize()}." for sentence in prose(4, words=10))
-    copy = defects.COPIES[family](text, random.Random(0))
+    copy = defects_copies.COPIES[family](text, random.Random(0))
     assert copy != text
     assert duplicates.drop_near(rows([text, copy])).log == [("row-1", "dropped", "near-duplicate", "row-0 1.000")]
 
@@ -225,7 +225,8 @@ def test_another_sign_is_another_word_in_a_script_without_spaces():
 
 def test_the_witness_of_a_drop_is_a_kept_row(docstrings):
     rng = random.Random(0)
-    texts = docstrings[:120] + [defects.COPIES["edits 1 %"](text, rng) for text in docstrings[:120] for _ in range(2)]
+    edit, originals = defects_copies.COPIES["edits 1 %"], docstrings[:120]
+    texts = originals + [edit(text, rng) for text in originals for _ in range(2)]
     rng.shuffle(texts)
     data = rows(texts)
     found = duplicates.drop_near(data)
@@ -271,7 +272,7 @@ def test_texts_that_are_not_compared_are_all_kept():
 def test_shards_give_what_one_call_gives(size):
     rng = random.Random(2)
     texts = prose(100)
-    texts += [defects.COPIES["word swaps 5 %"](rng.choice(texts), rng) for _ in range(60)]
+    texts += [defects_copies.COPIES["word swaps 5 %"](rng.choice(texts), rng) for _ in range(60)]
     texts += [without(0.04, text, rng) for text in texts[:60]]
     rng.shuffle(texts)
     data, index = rows(texts), DuplicateIndex()
@@ -392,7 +393,7 @@ def test_evaluation_rows_that_resemble_each_other_are_all_compared():
 
 def test_the_rows_left_pass_the_proof(docstrings):
     texts = [{"id": str(i), "text": text} for i, text in enumerate(docstrings)]
-    leaked, truth = defects.leaks(texts[::2], texts[1::2], 0, 60)
+    leaked, truth = defects_copies.leaks(texts[::2], texts[1::2], 0, 60)
     train, test = Dataset.from_list(leaked), Dataset.from_list(texts[1::2])
     left = duplicates.decontaminate(train, test).rows
     assert len(set(truth) & set(left["id"])) <= 3

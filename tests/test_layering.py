@@ -16,7 +16,10 @@ FLOORS = {
     **dict.fromkeys(
         ("run", "sources", "files", "pydocs", "shapes", "chat", "templates", "formats", "metrics", "memory", "cost"), 1
     ),
-    **dict.fromkeys(("measures", "normalisation", "quality", "privacy", "defects", "defects_text", "datacard"), 1),
+    **dict.fromkeys(("measures", "normalisation", "quality", "privacy", "datacard"), 1),
+    **dict.fromkeys(
+        ("defects", "defects_copies", "defects_personal", "defects_rows", "defects_text", "planted_text"), 1
+    ),
     "templates": 1,
     **dict.fromkeys(("cleaning", "duplicates", "splits", "detection"), 2),
     **dict.fromkeys(("models", "forward", "batching", "checkpoints"), 2),

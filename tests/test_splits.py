@@ -7,7 +7,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import cleaning, defects, duplicates, pydocs, splits
+from nbhelpers import cleaning, defects_copies, duplicates, pydocs, splits
 from nbhelpers.errors import AuditError, DataError, ParameterError
 
 
@@ -203,18 +203,18 @@ def test_clean_splits_pass(texts):
         assert splits.prove_disjoint(train, test) == {"train": len(train), "test": len(test), "leaked": 0}
 
 
-@pytest.mark.parametrize("family", [*defects.COPIES])
+@pytest.mark.parametrize("family", [*defects_copies.COPIES])
 def test_one_leaked_row_of_any_family_is_refused(texts, family):
     rng, train, test = random.Random(0), texts[::2], texts[1::2]
-    row = next(row for row in test if len(set(defects._sentences(row["text"]))) >= 3)
-    copy = {"id": "the copy", "text": defects.COPIES[family](row["text"], rng)}
+    row = next(row for row in test if len(set(defects_copies.sentences_of(row["text"]))) >= 3)
+    copy = {"id": "the copy", "text": defects_copies.COPIES[family](row["text"], rng)}
     with pytest.raises(AuditError, match=rf"1 of {len(train) + 1} training rows .*the copy ~ {row['id']} \(") as caught:
         splits.prove_disjoint(Dataset.from_list([*train, copy]), Dataset.from_list(test))
     assert "split by group" in str(caught.value)
 
 
 def test_all_rows_leaked_on_purpose_are_named(texts):
-    leaked, truth = defects.leaks(texts[::2], texts[1::2], 0, 80)
+    leaked, truth = defects_copies.leaks(texts[::2], texts[1::2], 0, 80)
     train, test = Dataset.from_list(leaked), Dataset.from_list(texts[1::2])
     found = splits.leaks(train, test)
     assert set(found) <= set(truth)
