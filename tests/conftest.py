@@ -1,13 +1,18 @@
-"""For every test: no network, and the tiny `smoke` model, made once."""
+"""For every test: no network, one thread, examples that are always the same, and the tiny `smoke` model, made once."""
 
 import copy
 import ipaddress
 import os
 import socket
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the Hub libraries are imported; child processes inherit it
+# The smoke model is too small to share: on a busy machine two threads wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; child processes inherit it
+hypothesis.settings.register_profile("same every time", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same every time")
 
 
 def _is_here(host) -> bool:

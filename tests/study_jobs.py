@@ -23,9 +23,9 @@ def die():
 
 
 def linger(folder):
-    """A job that would take a minute."""
+    """A job that would take twenty minutes."""
     note(folder, str(os.getpid()), 0)
-    time.sleep(60)
+    time.sleep(1200)
 
 
 def told(folder, name, run):
@@ -34,9 +34,19 @@ def told(folder, name, run):
     return {"seed": run.parameters.seed}
 
 
-def leave(where, folder, seconds=0.0):
-    """A job that leaves a file in its `folder`, after a while."""
-    time.sleep(seconds)
+def until(what, whose):
+    """Wait for a condition, or tell after ten minutes that it never came."""
+    end = time.monotonic() + 600
+    while not what():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{whose} did not begin")
+        time.sleep(0.01)
+
+
+def leave(where, folder, behind=None):
+    """A job that leaves a file in its `folder`, once there is one in the folder `behind`."""
+    if behind:
+        until((behind / "file").exists, behind.name)
     folder.mkdir(exist_ok=True)
     (folder / "file").write_text("x")
     return note(where, "leave", 1)
@@ -45,11 +55,7 @@ def leave(where, folder, seconds=0.0):
 def meet(folder, name, other):
     """A job that ends only once another has begun; tells how many threads it was given."""
     note(folder, name, 0)
-    end = time.monotonic() + 60
-    while other not in (folder / "ran.txt").read_text().split():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{other} did not begin")
-        time.sleep(0.01)
+    until(lambda: other in (folder / "ran.txt").read_text().split(), other)
     return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", CORES)}
 
 

@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+from closeness import assert_same
 from peft import (
     IA3Config,
     LoKrConfig,
@@ -36,12 +37,12 @@ def adapted(model, **fields):
 IDS = torch.randint(3, 2_000, (3, 40), generator=torch.Generator().manual_seed(1))
 
 
-def step(model, dtype="float32", context=contextlib.nullcontext):
-    """Logits and the gradient of every parameter that has one, of one pass over the same tokens."""
+def step(model, dtype="float32", context=contextlib.nullcontext, ids=IDS):
+    """Logits and the gradient of every parameter that has one, of one pass over the tokens."""
     model.zero_grad()
     with context(model), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-        logits = model(input_ids=IDS, use_cache=False).logits.float()
-        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()).backward()
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
     return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -56,12 +57,12 @@ def test_logits_and_gradients_are_peft_s(quantised):
     )
     logits, gradients = step(model)
     found, ours = step(model, context=adapters.in_place_lora)
-    torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
+    assert_same(found, logits)
     assert ours.keys() == gradients.keys()
     assert len(ours) == 2 * 7 * 4  # A and B of seven linear layers in four blocks
     for name, gradient in gradients.items():
         assert gradient.abs().max() > 0, name
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        assert_same(ours[name], gradient, name)
 
 
 def test_the_block_really_changes_how_layers_compute():
@@ -71,16 +72,17 @@ def test_the_block_really_changes_how_layers_compute():
 
 
 def test_in_bfloat16_it_differs_from_float32_no_more_than_peft():
-    exact = step(adapted(models.load("smoke", "float32")[0]))[1]
-    model = adapted(models.load("smoke", "bfloat16")[0])
-    theirs, ours = step(model, "bfloat16")[1], step(model, "bfloat16", adapters.in_place_lora)[1]
-
-    def off(gradients):
-        return sum((gradients[n] - exact[n]).norm().item() for n in exact) / sum(
-            g.norm().item() for g in exact.values()
-        )
-
-    assert 0 < off(ours) < 1.2 * off(theirs)
+    """On average over batches: which of two roundings is nearer for one batch is luck."""
+    full, low = (adapted(models.load("smoke", dtype)[0]) for dtype in ("float32", "bfloat16"))
+    theirs, ours = [], []
+    for seed in range(4):
+        ids = torch.randint(3, 2_000, IDS.shape, generator=torch.Generator().manual_seed(seed))
+        exact = step(full, ids=ids)[1]
+        size = sum(gradient.norm() for gradient in exact.values())
+        for off, context in ((theirs, contextlib.nullcontext), (ours, adapters.in_place_lora)):
+            found = step(low, "bfloat16", context, ids)[1]
+            off.append(sum((found[name] - gradient).norm() for name, gradient in exact.items()) / size)
+    assert 0 < sum(ours) < 1.2 * sum(theirs)
 
 
 def test_less_is_kept_for_the_backward_pass():
@@ -133,9 +135,9 @@ def test_rank_stabilised_and_two_active_adapters_are_peft_s(model):
     model.base_model.set_adapter(["default", "second"])
     logits, gradients = step(model)
     found, ours = step(model, context=adapters.in_place_lora)
-    torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
+    assert_same(found, logits)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        assert_same(ours[name], gradient, name)
 
 
 def test_activation_checkpointing_gives_the_same_gradients(model):
@@ -143,7 +145,7 @@ def test_activation_checkpointing_gives_the_same_gradients(model):
     gradients = step(model)[1]
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for name, gradient in step(model, context=adapters.in_place_lora)[1].items():
-        torch.testing.assert_close(gradient, gradients[name], rtol=1e-4, atol=1e-6, msg=name)
+        assert_same(gradient, gradients[name], name)
 
 
 def test_everything_is_as_it_was_afterwards_even_after_an_error(model):
@@ -211,7 +213,7 @@ def test_updates_are_what_a_merge_adds(model):
     after = dict(merged.named_parameters())
     assert len(found) == 7 * model.config.num_hidden_layers
     for name, update in found.items():
-        torch.testing.assert_close(after[name] - before[name], update, rtol=1e-3, atol=1e-6)
+        assert_same(after[name] - before[name], update, name, share=1e-3)
         assert torch.linalg.matrix_rank(update) == 4
     found = adapters.updates(merged, {name: before[name] for name in found})
     assert all(torch.equal(found[name], after[name] - before[name]) for name in found)

@@ -237,7 +237,7 @@ def test_several_processes_follow_the_first(tmp_path):
     processes = [
         subprocess.Popen([sys.executable, "-c", asks, rank], stdout=subprocess.PIPE, text=True) for rank in "01"
     ]
-    assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["process 0 decides"] * 2
+    assert [process.communicate(timeout=600)[0].strip() for process in processes] == ["process 0 decides"] * 2
 
 
 def test_none_where_there_is_none(tmp_path):

@@ -110,7 +110,7 @@ ROW = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROW, max_size=6))
 @example([{"text": "x"}, {"text": "y", "messages": "z", "reference": "w"}])
 @example([{"instruction": "a", "output": "b", "text": "a b", "input": "anna@kestrel.org"}])
@@ -147,7 +147,7 @@ def test_every_row_of_any_kind_is_kept_or_dropped_once_and_nothing_but_a_noteboo
         assert ("text" in row) != ("messages" in row)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT.filter(lambda text: "\ud800" not in text))
 @example("&amp;lt;b&amp;gt;x&amp;lt;/b&amp;gt;")
 @example("anna@kestrel.org[at]2001:4860:4860::8888áT%anna@kestrel.org[at]")
@@ -442,13 +442,15 @@ SLOW = ("a" + " " * 40_000 + "b<li>`", "<a x=" * 8_000 + ">", "acgt" * 10_000, "
 SLOW += (":a" * 20_000 + "`", "&amp;" * 8_000, "`" + " \n" * 20_000 + "<")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", SLOW, ids=lambda text: repr(text[:6]))
 def test_a_long_text_made_to_be_slow_is_not(text):
-    began = time.process_time()
+    """Most take half a second of processor time; in quadratic time they would take minutes."""
+    text, began = 4 * text, time.process_time()
     normalisation.normalise_text(text)
     quality.quality_problem(text)
     cleaning.keep_language(table(text))
-    assert time.process_time() - began < 2.5
+    assert time.process_time() - began < 20
 
 
 # --- redact -------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ TEXT = st.lists(
 @example(answer='0 0 0 ?"', seed=0)
 @example(answer="0 0 0 ,0", seed=0)
 @example(answer="0 0 0 3,5", seed=0)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_written_obeys(kind, answer, seed):
     answer = f"Returns {answer} of the file"  # as an answer has: letters and words
     constraint = constraints.draw(kind, answer, seed)

@@ -121,9 +121,8 @@ def test_held_out_losses_without_training_losses_are_no_fault():
     assert diagnosis.overfitting([], [1.0, 1.0, 1.0, 1.0]) is None
 
 
+@pytest.mark.slow
 def test_a_long_training_is_judged_in_no_time():
-    losses = [2.0] * 100_000
     start = time.process_time()
-    for _ in range(10):
-        assert diagnosis.divergence(losses, GUESSING) is None
-    assert time.process_time() - start < 1
+    assert diagnosis.divergence([2.0] * 1_000_000, GUESSING) is None
+    assert time.process_time() - start < 20  # 0.06 s of processor time; in quadratic time it would take hours

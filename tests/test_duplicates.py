@@ -1,6 +1,5 @@
 import math
 import random
-import time
 from collections import Counter
 from functools import cache
 
@@ -90,13 +89,13 @@ SHORT = st.text("abc", min_size=1, max_size=5)
 
 
 @given(SHORT, SHORT)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200)
 def test_a_slip_is_a_damerau_levenshtein_distance_of_one(a, b):
     assert duplicates.is_slip(a, b) == (damerau_levenshtein(a, b) == 1 and max(len(a), len(b)) > 1)
 
 
 @given(st.text("ab12", min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_slip_touches_a_digit(word):
     expected = keystrokes(word, "ab")
     near = {word[:i] + new + word[j:] for i in range(len(word) + 1) for j in range(i, len(word) + 1)
@@ -306,16 +305,17 @@ def test_a_threshold_out_of_range_is_refused(threshold):
         duplicates.drop_near(rows(prose(2)), threshold)
 
 
-def test_time_grows_hardly_faster_than_the_texts():
-    rng = random.Random(0)
+def test_texts_that_have_little_in_common_are_not_compared(monkeypatch):
+    rng, compared = random.Random(0), []
     vocabulary = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(5_000)]
-    texts = [" ".join(rng.choices(vocabulary, k=25)) for _ in range(20_000)]
-    seconds = []
-    for count in (5_000, 10_000, 20_000):
-        start = time.process_time()
-        assert DuplicateIndex().add(named(texts[:count], "row"), texts[:count]) == [None] * count
-        seconds.append(time.process_time() - start)
-    assert math.log(seconds[2] / seconds[0], 4) < 1.3, seconds
+    texts = [" ".join(rng.choices(vocabulary, k=25)) for _ in range(10_000)]
+    plain = DuplicateIndex.similarity
+    monkeypatch.setattr(DuplicateIndex, "similarity", lambda *args: compared.append(1) or plain(*args))
+    index = DuplicateIndex()
+    assert index.add(named(texts, "row"), texts) == [None] * len(texts)
+    assert len(compared) < 10, "of 50 million pairs"
+    assert index.add(["again"], texts[:1], keep=False) == [("row-0", 1.0)]
+    assert compared
 
 
 # --- exact duplicates ---------------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ TEXTS = st.lists(st.lists(st.sampled_from(["a", "b", "C", "abc", "abd", "...", "
 
 
 @given(TEXTS, st.sampled_from(sorted(STEPS)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_row_is_kept_or_dropped_once(texts, name):
     data = rows(texts)
     found = STEPS[name](data)

@@ -261,7 +261,7 @@ HELD = {  # shape -> the roles of the conversations it can hold, an initial a tu
     "prompt/completion": "..+",
     "prompt/completion plain": "ua",
 }
-quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @quick

@@ -1,10 +1,13 @@
 """Forward passes without needless work give what the plain ones give."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from closeness import assert_same
 from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nbhelpers import chat, forward
 
@@ -154,21 +157,11 @@ def test_behind_virtual_tokens_loss_and_gradients_are_those_of_peft(config, mode
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     for mine, plain in zip(*(torch.autograd.grad(loss, trained) for loss in (ours, theirs)), strict=True):
         assert plain.abs().max() > 0
-        torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-6)
+        assert_same(mine, plain, share=1e-3)
 
 
-def _attention_gradients(model, padded, dtype):
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
-        loss = model(**padded).logits.float().logsumexp(-1).mean()
-    model.zero_grad()
-    loss.backward()
-    weight = model.model.layers[0].self_attn.q_proj.weight
-    return loss.item(), weight.grad.float().clone()
-
-
-def test_attention_in_float32_trains_the_same_and_nearer_to_exact(smoke, padded, monkeypatch):
-    model, seen = copy.deepcopy(smoke[0]).requires_grad_(), []
-    plain = torch.nn.functional.scaled_dot_product_attention
+def test_attention_that_is_trained_is_computed_in_float32(model, padded, monkeypatch):
+    plain, seen = torch.nn.functional.scaled_dot_product_attention, []
 
     def watched(query, *args, **kwargs):
         seen.append((query.dtype, torch.is_autocast_enabled("cpu")))
@@ -176,26 +169,66 @@ def test_attention_in_float32_trains_the_same_and_nearer_to_exact(smoke, padded,
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     batch = {key: padded[key] for key in ("input_ids", "attention_mask")}
-    exact, gradient = _attention_gradients(model, batch, None)
-    _, plain_gradient = _attention_gradients(model, batch, torch.bfloat16)
-    assert seen[-1][1], "without the block autocast lowers it"
-    with forward.float32_attention("cpu"):
-        loss, found = _attention_gradients(model, batch, torch.bfloat16)
-        assert seen[-1] == (torch.float32, False)
-        with forward.float32_attention("cpu"):  # a training within a training, say
-            pass
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch)
+        assert seen[-1][1], "without the block autocast lowers it"
+        with forward.float32_attention("cpu"):
             model(**batch)
-        assert seen[-1][1], "what is not trained is left alone"
-    assert loss == pytest.approx(exact, rel=1e-2)
-    assert (found - gradient).norm() <= 1.05 * (plain_gradient - gradient).norm()
-    _attention_gradients(model, batch, torch.bfloat16)
-    assert seen[-1][1], "afterwards all is as it was"
+            assert seen[-1] == (torch.float32, False)
+            with forward.float32_attention("cpu"):  # a training within a training, say
+                pass
+            with torch.no_grad():
+                model(**batch)
+            assert seen[-1][1], "what is not trained is left alone"
+        model(**batch)
+        assert seen[-1][1], "afterwards all is as it was"
+
+
+def _gradient(model, batch, autocast=True):
+    """All gradients of a loss end to end, after a forward pass under bfloat16 autocast or in float32."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = model(**batch).logits.float().logsumexp(-1).mean()
+    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_attention_in_float32_a_bfloat16_training_stays_within_its_rounding(seed, model, padded):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, 2_000, padded["input_ids"].shape, generator=generator)
+    batch = {"input_ids": ids, "attention_mask": padded["attention_mask"]}
+    exact = _gradient(model, batch, autocast=False)
+    with forward.float32_attention("cpu"):
+        found = _gradient(model, batch)
+    assert 0 < (found - exact).norm() < 2**-6 * exact.norm()  # four units of bfloat16's rounding, 2^-8
+
+
+def _attention(inputs, upstream, dtype):
+    """What attention over bfloat16 numbers returns and the gradients of queries, keys and values, in float64."""
+    leaves = [part.to(dtype, copy=True).requires_grad_() for part in inputs]
+    module = SimpleNamespace(is_causal=True, num_key_value_groups=2, training=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        found, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *leaves, None)
+    gradients = torch.autograd.grad(found, leaves, upstream.to(dtype))
+    return [part.detach().double() for part in (found, *gradients)]
+
+
+def test_attention_in_float32_is_nearer_to_float64_on_average():
+    """One draw says little: which of two roundings is luckier depends on the CPU's kernels."""
+    errors, shapes = {"float32": [], "bfloat16": []}, [(3, 4, 30, 32), (3, 2, 30, 32), (3, 2, 30, 32), (3, 30, 4, 32)]
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        *inputs, upstream = (torch.randn(shape, generator=generator).bfloat16() for shape in shapes)
+        exact = _attention(inputs, upstream, torch.float64)
+        with forward.float32_attention("cpu"):
+            found = {"float32": _attention(inputs, upstream, torch.bfloat16)}
+        found["bfloat16"] = _attention(inputs, upstream, torch.bfloat16)
+        for name, parts in found.items():
+            errors[name].append([((x - y).norm() / y.norm()).item() for x, y in zip(parts, exact, strict=True)])
+    ours, theirs = (torch.tensor(errors[name]).mean(0) for name in ("float32", "bfloat16"))
+    assert (ours < theirs).all(), f"output and gradients of queries, keys and values: {ours} and {theirs}"
 
 
 def test_attention_changes_nothing_on_a_gpu():
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     with forward.float32_attention("cuda"):
         assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before

@@ -76,24 +76,19 @@ def test_no_imports_in_a_circle():
     graphlib.TopologicalSorter(IMPORTS).prepare()
 
 
-def child(code: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
+def child(code: str, folder: Path) -> subprocess.CompletedProcess:
     """Run code in a Python of its own whose home and working folder are `folder`."""
     own = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     inherited = {k: v for k, v in os.environ.items() if k not in ("NBHELPERS_CACHE", "HF_HOME", "MPLCONFIGDIR")}
-    command = [sys.executable, *options, "-c", code]
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=folder, env=inherited | own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_importing_the_package_is_quick_and_brings_no_torch(tmp_path):
-    seconds = []
-    for _ in range(3):
-        done = child("import nbhelpers, sys; print(*sys.modules)", tmp_path, "-X", "importtime")
-        assert not {"torch", "transformers", "numpy"} & set(done.stdout.split())
-        line = next(line for line in done.stderr.splitlines() if line.split("|")[-1].strip() == "nbhelpers")
-        seconds.append(int(line.split("|")[1]) / 1e6)
-    assert min(seconds) < 0.2
+def test_importing_the_package_loads_no_other_module(tmp_path):
+    code = "import sys; before = set(sys.modules); import nbhelpers; print(*sys.modules.keys() - before)"
+    assert child(code, tmp_path).stdout.split() == ["nbhelpers"]
 
 
 IMPORT_ALL = """
@@ -152,4 +147,4 @@ def test_a_test_can_reach_this_machine():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         for host in ("127.0.0.1", "localhost"):
-            socket.create_connection((host, port), timeout=5).close()
+            socket.create_connection((host, port), timeout=60).close()

@@ -1,4 +1,4 @@
-"""A thousand malformed files: each raises one DataError that names the place, or loads with every row counted."""
+"""Malformed files: each raises one DataError that names the place, or loads with every row counted."""
 
 import csv
 import datetime
@@ -15,7 +15,7 @@ import pytest
 from nbhelpers import files, sources
 from nbhelpers.errors import DataError
 
-FILES = 1_000
+FILES, QUICK = 1_000, 200  # all of them take minutes
 REFUSED, LOADS, EITHER = "refused", "loads", "either"
 
 
@@ -375,23 +375,29 @@ KINDS = [
     line_ends, byte_order_marks, concatenated, scalar, endless_number, one_line_of_rubbish, random_bytes, wrong_suffix,
     truncated_parquet, damaged_parquet, odd_parquet, no_columns_or_rows,
 ]  # fmt: skip
-SLOW = {huge_row: 6, huge_cell: 6}  # files of megabytes: so many of them and no more
+BIG = {huge_row: 6, huge_cell: 6}  # files of megabytes: at most so many of them
 
 
-def how_many(kind) -> int:
-    rest = [other for other in KINDS if other not in SLOW]
-    share, more = divmod(FILES - sum(SLOW.values()), len(rest))
-    return SLOW.get(kind, share + (kind in rest[:more]))
+def how_many(kind, files: int) -> int:
+    """Of `files` in all: each kind has its share, at least two."""
+    big = {kind: max(2, most * files // FILES) for kind, most in BIG.items()}
+    rest = [other for other in KINDS if other not in big]
+    share, more = divmod(files - sum(big.values()), len(rest))
+    return big.get(kind, share + (kind in rest[:more]))
 
 
-def test_there_are_a_thousand_files_of_more_than_twenty_kinds():
-    assert sum(map(how_many, KINDS)) == FILES
+@pytest.mark.parametrize("files", [QUICK, FILES])
+def test_there_are_as_many_files_of_more_than_twenty_kinds(files):
+    counts = [how_many(kind, files) for kind in KINDS]
+    assert sum(counts) == files
+    assert min(counts) >= 2
     assert len(KINDS) > 20
 
 
+@pytest.mark.parametrize("files", [QUICK, pytest.param(FILES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_malformed_file_is_refused_with_its_place_or_loads_with_every_row_counted(kind, tmp_path):
-    for seed in range(how_many(kind)):
+def test_a_malformed_file_is_refused_with_its_place_or_loads_with_every_row_counted(kind, files, tmp_path):
+    for seed in range(how_many(kind, files)):
         suffix, content, outcome, place = kind(random.Random(f"{kind.__name__} {seed}"))
         path = tmp_path / f"{seed}{suffix}"
         path.write_bytes(content)

@@ -257,7 +257,7 @@ def test_a_killed_making_leaves_nothing_that_counts_and_is_cleared_away(cache):
     child = in_child(
         "import time; from nbhelpers import models\n"
         "def half(folder):\n"
-        "    (folder / 'config.json').write_text('{}'); print('half', flush=True); time.sleep(60)\n"
+        "    (folder / 'config.json').write_text('{}'); print('half', flush=True); time.sleep(3600)\n"
         "models._make_smoke = half; models.fetch('smoke')"
     )
     with child:
@@ -281,7 +281,7 @@ def test_two_processes_at_once_make_it_once(cache):
     for child in children:
         child.stdin.write("\n")
         child.stdin.flush()
-    answers = [child.communicate(timeout=120)[0].split() for child in children]
+    answers = [child.communicate(timeout=600)[0].split() for child in children]
     assert sum(answer.count("making") for answer in answers) == 1
     assert answers[0][-1] == answers[1][-1]
 

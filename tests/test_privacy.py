@@ -278,7 +278,7 @@ PIECES = [plain for texts in (*FOUND.values(), *NOTHING.values()) for plain, _ i
 TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=6).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS)
 @example("")
 def test_spans_of_any_text_are_in_order_within_it_and_never_overlap(text):
@@ -295,8 +295,10 @@ SLOW += ("a dot " * 10_000, "mail a at " + "b dot " * 10_000, "at a dot " * 10_0
 SLOW += ("SG." + "a-" * 20_000, "password=" + "." * 40_000, "pwd=" + "a-1" * 10_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", SLOW, ids=lambda text: text[:8])
 def test_a_long_text_made_to_be_slow_is_not(text):
-    began = time.process_time()
+    """Most take a tenth of a second of processor time, none five; in quadratic time they would take minutes."""
+    text, began = 4 * text, time.process_time()
     privacy.find(text)
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 20

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
+from closeness import assert_same
 from test_training import rows, run  # noqa: F401 (a fixture)
 
 from nbhelpers import chat, forgetting, retention, training
@@ -139,7 +140,7 @@ def test_fisher_is_the_mean_squared_gradient_of_a_token_s_log_probability(model,
             expected[name] += gradient**2
         tokens += count
     for name, total in expected.items():
-        torch.testing.assert_close(found[name], total / tokens, rtol=1e-3, atol=1e-9, msg=name)
+        assert_same(found[name], total / tokens, name, share=1e-3)
     assert all(weight.grad is None for weight in weights.values())
 
 
@@ -157,7 +158,7 @@ def test_the_gradient_that_is_added_is_that_of_the_penalty(model):
     penalty = 3.0 / 2 * sum((importance[name] * (w - start[name]) ** 2).sum() for name, w in weights.items())
     assert elastic.penalty() == pytest.approx(penalty.item(), rel=1e-4)
     for w, expected in zip(weights.values(), torch.autograd.grad(penalty, weights.values()), strict=True):
-        torch.testing.assert_close(w.grad, expected, rtol=1e-4, atol=1e-8)
+        assert_same(w.grad, expected)
 
 
 def test_a_strong_hold_keeps_important_weights_where_they_were(smoke, tokenizer, rows, tmp_path):  # noqa: F811

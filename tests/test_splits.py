@@ -354,7 +354,7 @@ def test_balance_of_no_rows_and_after_select(how):
     st.sampled_from(["under", "over", "weights"]),
     st.floats(1, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_row_is_kept_dropped_or_repeated(kinds, how, most):
     data = Dataset.from_dict({"id": [str(i) for i in range(len(kinds))], "kind": kinds, "text": ["x"] * len(kinds)})
     found = splits.balance(data, "kind", how, most)

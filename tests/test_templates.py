@@ -224,7 +224,7 @@ def conversations(draw):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(conversations().filter(lambda drawn: drawn[1] is None).map(lambda drawn: drawn[0]))
 def test_in_every_family_exactly_the_answers_are_trained_or_the_row_is_refused(family_tokenizers, name, messages):
     tokenizer = family_tokenizers[name]
@@ -259,7 +259,7 @@ def family_tokenizers():
     return made
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(conversations(), min_size=10, max_size=10))
 def test_a_thousand_conversations_come_back_as_they_were_or_are_refused_by_number(smoke, rows):
     tokenizer = smoke[1]

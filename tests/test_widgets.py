@@ -28,7 +28,8 @@ ROWS = [message_row(i, ("summary", "package")[i % 2], f"question {i}") for i in 
 
 def test_a_notebook_run_by_nbclient_gets_a_printed_sample_and_no_widget():
     cells = [nbformat.v4.new_code_cell("1 + 1"), nbformat.v4.new_code_cell(CELL)]
-    notebook = nbclient.NotebookClient(nbformat.v4.new_notebook(cells=cells), kernel_name="python3").execute()
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, kernel_name="python3", startup_timeout=600).execute()
     outputs = notebook.cells[1].outputs
     assert [output.output_type for output in outputs] == ["stream"]
     assert outputs[0].text.startswith("interactive: False\n2 of 9 rows\n")
@@ -38,11 +39,11 @@ def test_a_notebook_run_by_nbclient_gets_a_printed_sample_and_no_widget():
 @pytest.fixture(scope="module")
 def live():
     """Runs a cell in a real kernel as a front end with `allow_stdin` does, and gives its outputs."""
-    with jupyter_client.run_kernel(kernel_name="python3") as client:
+    with jupyter_client.run_kernel(kernel_name="python3", startup_timeout=600) as client:
 
         def run(allow_stdin):
             outputs = []
-            client.execute_interactive(CELL, allow_stdin=allow_stdin, output_hook=outputs.append, timeout=60)
+            client.execute_interactive(CELL, allow_stdin=allow_stdin, output_hook=outputs.append, timeout=600)
             errors = [o["content"]["evalue"] for o in outputs if o["msg_type"] == "error"]
             assert not errors
             return outputs

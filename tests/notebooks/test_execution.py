@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def papermill(notebook, folder, *arguments):
     out = folder / "out.ipynb"
     command = [sys.executable, "-m", "papermill", str(notebook), str(out), "-k", "python3", "--no-progress-bar"]
     command += ["-p", "output_dir", str(folder / "outputs"), "-p", "run_id", "test", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1_800)
     return done, out
 
 
@@ -37,11 +38,25 @@ def test_runs_under_smoke_without_a_network(path, tmp_path):
     assert metrics["status"] == "completed"
     assert metrics["metrics"]
     assert metrics["predicted"].keys() <= metrics["measured"].keys()
-    assert metrics["measured"]["notebook_seconds"] < 90
     for cell in nbformat.read(out, as_version=4).cells:
         for output in cell.get("outputs", []):
             assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {}), cell.id
             assert output.get("name") != "stderr", f"{cell.id}: {output.get('text', '')[:300]}"
+
+
+def processor_seconds() -> float:
+    """Processor time of the child processes that have ended, and of theirs: what else runs does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_under_smoke_takes_little_processor_time(path, tmp_path):
+    before = processor_seconds()
+    done, _ = papermill(path, tmp_path, "-p", "profile", "smoke")
+    assert done.returncode == 0, done.stderr[-3_000:]
+    assert processor_seconds() - before < 240  # twice what two cores have in the minute that is promised
 
 
 QUESTIONS = [
