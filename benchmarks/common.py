@@ -34,19 +34,19 @@ def parser(description: str, rounds: int = ROUNDS) -> argparse.ArgumentParser:
 
 def machine() -> dict:
     """What a reader needs to judge the figures: date, processor, versions, load, matrix-product peaks (FLOP/s)."""
-    hardware = profiles.hardware()
+    machine = profiles.hardware()
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "cpu": hardware.cpu,
-        "cores": hardware.cores,
-        "memory_bytes": hardware.memory,
-        "gpu": hardware.gpu,
+        "cpu": machine.cpu,
+        "cores": machine.cores,
+        "memory_bytes": machine.memory,
+        "gpu": machine.gpu,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES if find_spec(name)},
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "precision": profiles.precision(hardware),
+        "precision": profiles.precision(machine),
         "matrix_product_peak": {
-            dtype: cost.matrix_product_rate(dtype, hardware.device) for dtype in ("float32", "bfloat16")
+            dtype: cost.matrix_product_rate(dtype, machine.device) for dtype in ("float32", "bfloat16")
         },
     }
 

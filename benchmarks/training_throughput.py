@@ -84,15 +84,15 @@ class Clock(TrainerCallback):
 
 def build(method: str, path: str, rows, dtype: str, steps: int, folder: str):
     """The trainer of one path, not started; its model is its own."""
-    hardware = profiles.hardware()
+    machine = profiles.hardware()
     dtype = "float32" if path == "old recipe" else dtype
     quantization = models.four_bit(dtype) if method == "qlora" else None
-    model, tokenizer = models.load(MODEL, dtype, hardware.device, quantization)
+    model, tokenizer = models.load(MODEL, dtype, machine.device, quantization)
     adapter = None if method == "full" else lora()
     common_fields = {
-        "output_dir": folder, "max_steps": steps, "learning_rate": 1e-4, "use_cpu": hardware.device == "cpu",
+        "output_dir": folder, "max_steps": steps, "learning_rate": 1e-4, "use_cpu": machine.device == "cpu",
         "bf16": dtype == "bfloat16", "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
-        "logging_steps": 1, "dataloader_pin_memory": hardware.device != "cpu",
+        "logging_steps": 1, "dataloader_pin_memory": machine.device != "cpu",
     }  # fmt: skip
     if path.startswith("nbhelpers"):
         run = settings(steps, path.endswith("lean"), dtype, folder)

@@ -299,7 +299,7 @@ CARD = (
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
+def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     files = {
         "plain/train.jsonl": jsonl(pairs(40)),
@@ -317,13 +317,13 @@ def hub(tmp_path_factory):
         path = folder / "datasets/org" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, content)
-    with Hub(folder, {"org/private": OPENS_PRIVATE}, {"org/gated": OPENS_GATED}, {OPENS_NOTHING}) as hub:
-        yield hub
+    with Hub(folder, {"org/private": OPENS_PRIVATE}, {"org/gated": OPENS_GATED}, {OPENS_NOTHING}) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
-def client(hub, tmp_path_factory):
-    with Client(tmp_path_factory.mktemp("client"), hub.endpoint) as client:
+def client(served, tmp_path_factory):
+    with Client(tmp_path_factory.mktemp("client"), served.endpoint) as client:
         yield client
 
 
@@ -380,19 +380,19 @@ def test_a_refusal_of_the_hub_names_the_set_and_the_remedy_and_no_token(client, 
 
 
 @pytest.mark.parametrize("how", ["nothing listens", "HF_HUB_OFFLINE=1"])
-def test_offline_is_said_at_once_with_pydocs_as_remedy(hub, tmp_path, how):
+def test_offline_is_said_at_once_with_pydocs_as_remedy(served, tmp_path, how):
     with Hub(tmp_path) as gone:
         pass
-    listening, before = how != "nothing listens", len(hub.requests)
+    listening, before = how != "nothing listens", len(served.requests)
     environment = {"HF_HUB_OFFLINE": "1"} if listening else {}
-    with Client(tmp_path / "client", hub.endpoint if listening else gone.endpoint, **environment) as client:
+    with Client(tmp_path / "client", served.endpoint if listening else gone.endpoint, **environment) as client:
         refusal = client.refusal("sources.load('org/plain')", OPENS_PRIVATE)
         assert "Retrying" not in client.output.read_text()
     assert refusal["error"] == "DataError"
     assert "org/plain: the Hub cannot be reached" in refusal["message"]
     assert "pydocs" in refusal["message"]
     assert OPENS_PRIVATE not in refusal["traceback"]
-    assert len(hub.requests) == before
+    assert len(served.requests) == before
 
 
 def test_an_error_that_is_not_the_hubs_is_not_blamed_on_the_network():

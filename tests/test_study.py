@@ -34,7 +34,7 @@ def ran(folder):
     return path.read_text().split() if path.exists() else []
 
 
-def jobs(folder, **changes):
+def two_jobs(folder, **changes):
     values = {"one": 1, "two": 2} | changes
     return {name: partial(note, folder, name, value) for name, value in values.items()}
 
@@ -46,10 +46,10 @@ def importable(monkeypatch):
 
 
 def test_each_job_runs_in_a_process_of_its_own_and_once(tmp_path, capsys):
-    first = study.compute(run(tmp_path), jobs(tmp_path))
+    first = study.compute(run(tmp_path), two_jobs(tmp_path))
     assert {name: result["value"] for name, result in first.items()} == {"one": 1, "two": 2}
     assert len({os.getpid(), *(result["process"] for result in first.values())}) == 3
-    assert study.compute(run(tmp_path), jobs(tmp_path)) == first
+    assert study.compute(run(tmp_path), two_jobs(tmp_path)) == first
     assert ran(tmp_path) == ["one", "two"]
     assert "computed before" in capsys.readouterr().out
 
@@ -98,7 +98,7 @@ def test_other_seeds_are_other_jobs_of_one_study(tmp_path):
 
 def test_without_resuming_all_is_computed_again(tmp_path):
     for resume in ("auto", "auto", "never"):
-        study.compute(run(tmp_path, resume=resume), jobs(tmp_path))
+        study.compute(run(tmp_path, resume=resume), two_jobs(tmp_path))
     assert ran(tmp_path) == ["one", "two", "one", "two"]
 
 
@@ -106,7 +106,7 @@ def test_another_machine_computes_anew(tmp_path):
     for cores in (2, 2, 4):
         its_run = run(tmp_path)
         its_run.manifest["hardware"] = {"cores": cores}
-        study.compute(its_run, jobs(tmp_path))
+        study.compute(its_run, two_jobs(tmp_path))
     assert ran(tmp_path) == ["one", "two", "one", "two"]
 
 
@@ -120,8 +120,8 @@ def test_files_that_a_job_left_and_that_are_gone_are_made_again(tmp_path):
 
 
 def test_only_the_job_whose_arguments_changed_is_computed_again(tmp_path):
-    study.compute(run(tmp_path), jobs(tmp_path))
-    found = study.compute(run(tmp_path), jobs(tmp_path, two=3))
+    study.compute(run(tmp_path), two_jobs(tmp_path))
+    found = study.compute(run(tmp_path), two_jobs(tmp_path, two=3))
     assert found["two"]["value"] == 3
     assert ran(tmp_path) == ["one", "two", "two"]
 
@@ -131,7 +131,7 @@ def test_a_job_is_computed_again_when_any_module_of_the_package_changed(tmp_path
     monkeypatch.setattr(fingerprint, "module_files", lambda: {"a_room.retention": module})
     for share in (0.15, 0.15, 0.2):
         module.write_text(f"share = {share}")
-        study.compute(run(tmp_path), jobs(tmp_path))
+        study.compute(run(tmp_path), two_jobs(tmp_path))
     assert ran(tmp_path) == ["one", "two", "one", "two"]
 
 
@@ -166,20 +166,20 @@ def test_arguments_are_told_apart_by_what_they_say():
 
 @pytest.mark.parametrize("hardware", [ONE, TWO], ids=["one at a time", "two"])
 def test_a_failed_job_is_named_with_its_reason_and_the_others_are_computed(hardware, tmp_path):
-    work = {"bad": partial(fail, "no such luck")} | jobs(tmp_path)
+    work = {"bad": partial(fail, "no such luck")} | two_jobs(tmp_path)
     with pytest.raises(NotebookError, match="bad: fail failed in its process: ValueError: no such luck") as caught:
         study.compute(run(tmp_path, hardware), work)
     log = next((tmp_path / "artifacts" / "study").glob("bad-*.log"))
     assert str(log) in str(caught.value)
     assert "Traceback" in log.read_text()
     assert not (tmp_path / "artifacts" / "study.json").exists()
-    study.compute(run(tmp_path, hardware), jobs(tmp_path))
+    study.compute(run(tmp_path, hardware), two_jobs(tmp_path))
     assert sorted(ran(tmp_path)) == ["one", "two"]
 
 
 def test_a_name_with_a_dot_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(ParameterError, match=r"with a dot: rank 0\.5"):
-        study.compute(run(tmp_path), jobs(tmp_path) | {"rank 0.5": partial(fail, "no")})
+        study.compute(run(tmp_path), two_jobs(tmp_path) | {"rank 0.5": partial(fail, "no")})
     assert ran(tmp_path) == []
 
 
@@ -236,10 +236,10 @@ def soon(what, seconds=600):
 
 
 def test_a_result_that_is_half_written_is_computed_again(tmp_path):
-    study.compute(run(tmp_path), jobs(tmp_path))
+    study.compute(run(tmp_path), two_jobs(tmp_path))
     path = next((tmp_path / "artifacts" / "study").glob("one-*.json"))
     path.write_text(path.read_text()[:-20])
-    study.compute(run(tmp_path), jobs(tmp_path))
+    study.compute(run(tmp_path), two_jobs(tmp_path))
     assert ran(tmp_path) == ["one", "two", "one"]
 
 

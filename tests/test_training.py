@@ -247,13 +247,13 @@ def test_a_forecast_is_recorded_beside_its_measurement(model, tokenizer, rows, t
     from nbhelpers import memory
 
     r = run(tmp_path)
-    forecast = training.forecast(r, "full", "full", rows)
+    expected = training.forecast(r, "full", "full", rows)
     predicted = dict(r.recorded)
     with memory.peak() as peak:
         result = training.train(training.sft_trainer(r, model, tokenizer, rows))
-    frame = training.measured(r, {"full": forecast}, {"full": result}, {"full": peak})
+    frame = training.measured(r, {"full": expected}, {"full": result}, {"full": peak})
     assert predicted.keys() <= r.recorded.keys()
-    assert predicted["full.peak_memory_bytes"] == sum(forecast.parts.values())
+    assert predicted["full.peak_memory_bytes"] == sum(expected.parts.values())
     assert frame.loc["full", ("", "tokens/s")] > 0
 
 
