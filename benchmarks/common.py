@@ -17,8 +17,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from nbhelpers import cost, profiles
-from nbhelpers.run import repository_root, write_json
+from nbhelpers import hardware, training_time
+from nbhelpers.storage import repository_root, write_json
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "rensa", "datasketch")
 ROUNDS = 5
@@ -34,7 +34,7 @@ def parser(description: str, rounds: int = ROUNDS) -> argparse.ArgumentParser:
 
 def machine() -> dict:
     """What a reader needs to judge the figures: date, processor, versions, load, matrix-product peaks (FLOP/s)."""
-    machine = profiles.hardware()
+    machine = hardware.detect()
     return {
         "date": time.strftime("%Y-%m-%d"),
         "cpu": machine.cpu,
@@ -44,9 +44,9 @@ def machine() -> dict:
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES if find_spec(name)},
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "precision": profiles.precision(machine),
+        "precision": hardware.precision(machine),
         "matrix_product_peak": {
-            dtype: cost.matrix_product_rate(dtype, machine.device) for dtype in ("float32", "bfloat16")
+            dtype: training_time.matrix_product_rate(dtype, machine.device) for dtype in ("float32", "bfloat16")
         },
     }
 

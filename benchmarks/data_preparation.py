@@ -34,7 +34,7 @@ import common
 import datasets
 import numpy as np
 
-from nbhelpers import cleaning, defects_copies, duplicates, pydocs, splits
+from nbhelpers import cleaning, contamination, defects_copies, duplicates, pydocs, splits
 
 DOCUMENTS = (10_000, 50_000, 100_000)
 STEP_ROUNDS = 3
@@ -308,7 +308,7 @@ def clean(raw: list[dict]) -> dict[str, tuple[int, float]]:
     ):
         rows = timed(step.__name__, len(rows), lambda step=step, rows=rows: step(rows)).rows
     train, test = timed("split", len(rows), lambda: splits.split(rows, seed=SEED))
-    timed("decontaminate", len(train), lambda: duplicates.decontaminate(train, test))
+    timed("decontaminate", len(train), lambda: contamination.decontaminate(train, test))
     return taken
 
 

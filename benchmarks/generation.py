@@ -15,7 +15,7 @@ import time
 import common
 import torch
 
-from nbhelpers import chat, evaluation, models, profiles, sources, templates
+from nbhelpers import encoding, generation, hardware, loading, sources, templates
 
 MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 50, 48, 50
 
@@ -23,17 +23,17 @@ MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 50, 48, 50
 def main() -> None:
     options = common.parser(__doc__).parse_args()
     facts = common.machine()
-    model, tokenizer = models.load(MODEL, "float32", profiles.hardware().device)
+    model, tokenizer = loading.load(MODEL, "float32", hardware.detect().device)
     held_out = sources.balanced(sources.load("pydocs", seed=0).test, ["summary"], 20 * PROMPTS, 0)
-    encoded = chat.encode_rows(held_out, tokenizer, 256).dataset
-    stops = sorted(chat.stop_token_ids(tokenizer, model))
+    encoded = encoding.encode_rows(held_out, tokenizer, 256).dataset
+    stops = sorted(encoding.stop_token_ids(tokenizer, model))
     texts: dict[str, list[str]] = {}
 
     def prompts_of(number: int) -> list[list[dict]]:
         rows = encoded.shuffle(seed=number).select(range(PROMPTS))
         return [row["messages"][:-1] for row in rows]
 
-    def padded(prompts: list[list[dict]]) -> list[evaluation.Answer]:
+    def padded(prompts: list[list[dict]]) -> list[generation.Answer]:
         rendered = [templates.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
         ids = tokenizer(rendered, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
         with torch.inference_mode():
@@ -42,7 +42,7 @@ def main() -> None:
         written = output[:, ids["input_ids"].shape[1] :].tolist()
         ends = [next((k for k, token in enumerate(row) if token in stops), None) for row in written]
         return [
-            evaluation.Answer(
+            generation.Answer(
                 tokenizer.decode(row[:end], skip_special_tokens=True), len(row) if end is None else end + 1, True
             )
             for row, end in zip(written, ends, strict=True)
@@ -62,7 +62,7 @@ def main() -> None:
     ways = {
         "one by one": lambda prompts: [padded([prompt])[0] for prompt in prompts],
         "batches": padded,
-        "nbhelpers": lambda prompts: evaluation.generate(
+        "nbhelpers": lambda prompts: generation.generate(
             model, tokenizer, prompts, max_new_tokens=NEW_TOKENS, batch_size=BATCH
         ),
     }

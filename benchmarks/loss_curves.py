@@ -18,7 +18,7 @@ import trl
 from training_throughput import MODEL, encoded_rows, lora, settings
 from transformers import PrinterCallback
 
-from nbhelpers import batching, models, training
+from nbhelpers import batching, loading, sft
 
 STEPS, BATCH, SEEDS = 30, 2, 3
 
@@ -27,9 +27,9 @@ def curve(trainer_class, rows, dtype: str, seed: int, folder: str) -> list[float
     """The losses of `STEPS` steps."""
     run = settings(STEPS, False, dtype, folder)
     run.parameters.per_device_train_batch_size, run.parameters.learning_rate = BATCH, 1e-3
-    model, tokenizer = models.load(MODEL, dtype)
+    model, tokenizer = loading.load(MODEL, dtype)
     torch.manual_seed(seed)
-    config = training.sft_config(run, seed=seed)
+    config = sft.sft_config(run, seed=seed)
     trainer = trainer_class(model, config, train_dataset=rows, processing_class=tokenizer, peft_config=lora())
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     datasets.disable_progress_bars()
     facts, rows = common.machine(), batching.length_grouped(encoded_rows(), BATCH, STEPS, seed=0)
-    paths, curves = {"nbhelpers": training.SFTTrainer, "TRL": trl.SFTTrainer}, {"nbhelpers": [], "TRL": []}
+    paths, curves = {"nbhelpers": sft.SFTTrainer, "TRL": trl.SFTTrainer}, {"nbhelpers": [], "TRL": []}
     with tempfile.TemporaryDirectory() as folder:
         for seed, (path, trainer_class) in itertools.product(range(options.rounds), paths.items()):
             curves[path].append(curve(trainer_class, rows, options.dtype, seed, folder))

@@ -10,7 +10,7 @@ import time
 
 import common
 
-from nbhelpers.run import repository_root
+from nbhelpers.storage import repository_root
 
 STAGES = {
     "python": "",

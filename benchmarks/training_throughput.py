@@ -28,7 +28,7 @@ import trl
 from peft import LoraConfig
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from nbhelpers import batching, chat, cost, memory, models, profiles, sources, training
+from nbhelpers import batching, encoding, hardware, loading, memory, memory_usage, sft, sources, training_time
 
 MODEL, MAX_LENGTH, TIMED_STEPS = "smollm2-135m", 256, 1
 METHODS = {
@@ -54,9 +54,9 @@ TARGETS = {  # what must be at least how many times as fast as what
 
 def encoded_rows():
     """The rows that notebook 02 trains on."""
-    tokenizer = models.load_tokenizer(MODEL)
+    tokenizer = loading.load_tokenizer(MODEL)
     chosen = sources.balanced(sources.load("pydocs", seed=0).train, ["summary", "parameters"], 1_000, 0)
-    return chat.encode_rows(chosen, tokenizer, MAX_LENGTH).dataset.select_columns(["input_ids", "labels"])
+    return encoding.encode_rows(chosen, tokenizer, MAX_LENGTH).dataset.select_columns(["input_ids", "labels"])
 
 
 def lora() -> LoraConfig:
@@ -69,7 +69,7 @@ def settings(steps: int, checkpointing: bool, dtype: str, folder: str) -> Simple
         max_steps=steps, per_device_train_batch_size=8, gradient_accumulation_steps=1, learning_rate=1e-4, seed=0,
         gradient_checkpointing=checkpointing, report_to="none",
     )  # fmt: skip
-    return SimpleNamespace(parameters=parameters, hardware=profiles.hardware(), dtype=dtype, folder=Path(folder))
+    return SimpleNamespace(parameters=parameters, hardware=hardware.detect(), dtype=dtype, folder=Path(folder))
 
 
 class Clock(TrainerCallback):
@@ -84,10 +84,10 @@ class Clock(TrainerCallback):
 
 def build(method: str, path: str, rows, dtype: str, steps: int, folder: str):
     """The trainer of one path, not started; its model is its own."""
-    machine = profiles.hardware()
+    machine = hardware.detect()
     dtype = "float32" if path == "old recipe" else dtype
-    quantization = models.four_bit(dtype) if method == "qlora" else None
-    model, tokenizer = models.load(MODEL, dtype, machine.device, quantization)
+    quantization = loading.four_bit(dtype) if method == "qlora" else None
+    model, tokenizer = loading.load(MODEL, dtype, machine.device, quantization)
     adapter = None if method == "full" else lora()
     common_fields = {
         "output_dir": folder, "max_steps": steps, "learning_rate": 1e-4, "use_cpu": machine.device == "cpu",
@@ -96,7 +96,7 @@ def build(method: str, path: str, rows, dtype: str, steps: int, folder: str):
     }  # fmt: skip
     if path.startswith("nbhelpers"):
         run = settings(steps, path.endswith("lean"), dtype, folder)
-        return training.sft_trainer(run, model, tokenizer, rows, adapter)
+        return sft.sft_trainer(run, model, tokenizer, rows, adapter)
     if path == "old recipe":
         from peft import get_peft_model
 
@@ -176,11 +176,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--child", nargs=3, metavar=("METHOD", "PATH", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    dtype = profiles.precision(profiles.hardware())
+    dtype = hardware.precision(hardware.detect())
     datasets.disable_progress_bars()
     if options.child:
         method, path, folder = options.child
-        with memory.peak(profiles.hardware().device) as peak:
+        with memory_usage.peak(hardware.detect().device) as peak:
             Contender(method, path, datasets.load_from_disk(f"{folder}/rows"), dtype, folder).measure(0, longest=True)
         print(json.dumps({"peak_memory_bytes": peak.bytes}))
         return
@@ -199,12 +199,12 @@ def compare(method: str, rows, dtype: str, folder: str, facts: dict, rounds: int
     paths = {path: Contender(method, path, rows, dtype, folder) for path in METHODS[method]}
     figures = common.interleave({f"{method}: {name}": path.measure for name, path in paths.items()}, rounds)
     del paths
-    memory.free()
-    shape = memory.Shape.of(models.fetch(MODEL))
+    memory_usage.free()
+    shape = memory.Shape.of(loading.fetch(MODEL))
     lengths = [len(row) for row in rows["input_ids"]]
-    labelled = sum(label != chat.IGNORE for row in rows["labels"] for label in row)
+    labelled = sum(label != encoding.IGNORE for row in rows["labels"] for label in row)
     plan = memory.Plan(sum(lengths), labelled, 0, 0)
-    flops_a_token = cost.training_flops(shape, method, plan) / plan.tokens
+    flops_a_token = training_time.training_flops(shape, method, plan) / plan.tokens
     found, lines = {}, []
     for path in METHODS[method]:
         speed = common.spread(figures[f"{method}: {path}"]["tokens_per_second"])

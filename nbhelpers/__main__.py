@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nbhelpers import profiles, report, run, suite
+from nbhelpers import profiles, reference, report, storage, suite
 from nbhelpers.errors import NotebookError
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    notebooks = find_notebooks(options.notebooks, run.repository_root() / "notebooks")
+    notebooks = find_notebooks(options.notebooks, storage.repository_root() / "notebooks")
     results = suite.run_suite(
         notebooks,
         profile=options.profile,
@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
         timeout=options.timeout,
         fail_fast=options.fail_fast,
     )
-    page = report.write_index(Path(run.repository_root(), Path(options.output_dir).expanduser(), options.run_id))
+    page = report.write_index(Path(storage.repository_root(), Path(options.output_dir).expanduser(), options.run_id))
     print()
     for result in results:
         print(report.describe(vars(result)))
@@ -114,8 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "report":
             print(report.write_index(options.folder))
         else:
-            folder = options.reference_folder or run.repository_root() / "outputs" / "reference"
-            print(f"{folder}: {', '.join(suite.make_reference(options.folder, folder))}")
+            folder = options.reference_folder or storage.repository_root() / "outputs" / "reference"
+            print(f"{folder}: {', '.join(reference.make_reference(options.folder, folder))}")
     except NotebookError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

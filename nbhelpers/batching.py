@@ -3,7 +3,7 @@
 import numpy as np
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from nbhelpers.chat import IGNORE
+from nbhelpers.encoding import IGNORE
 
 
 def length_grouped(dataset, batch_size: int, batches: int, seed: int, parts: int = 1):

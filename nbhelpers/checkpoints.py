@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from nbhelpers.run import sha256_of, write_json
+from nbhelpers.storage import sha256_of, write_json
 
 SEAL = "complete.json"
 NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbhelpers import normalisation, privacy, quality, shapes
+from nbhelpers import normalisation, privacy, quality, schemas
+from nbhelpers.conversion import write_jsonl
 from nbhelpers.errors import DataError, ParameterError
-from nbhelpers.formats import write_jsonl
 
 LOG = ("id", "action", "reason", "detail")  # the columns of a log; action is `dropped`, `changed` or `added`
 
@@ -137,13 +137,13 @@ def rewritten(
 
 # --- schema -------------------------------------------------------------------------------------------------------
 
-_OWN_COLUMNS = {"id", "input", "system", "history", "tools"}.union(*shapes.SHAPES.values())
+_OWN_COLUMNS = {"id", "input", "system", "history", "tools"}.union(*schemas.SHAPES.values())
 
 
 def shape_of(raw: Iterable) -> str:
     """The name of the shape of the first row that has one. Raises DataError with the shapes there are."""
     columns = [{key for key in row if isinstance(key, str)} for row in raw if isinstance(row, dict)]
-    return next(filter(None, map(shapes.known_shape, columns)), None) or shapes.recognise(next(iter(columns), set()))
+    return next(filter(None, map(schemas.known_shape, columns)), None) or schemas.recognise(next(iter(columns), set()))
 
 
 def validate(
@@ -168,8 +168,8 @@ def validate(
 
     raw, seen = list(raw), set() if seen is None else seen
     shape = shape_of(raw[:1_000]) if shape is None else shape
-    if shape not in shapes.SHAPES:
-        raise ParameterError(f"shape={shape!r} is not one of {', '.join(shapes.SHAPES)}.")
+    if shape not in schemas.SHAPES:
+        raise ParameterError(f"shape={shape!r} is not one of {', '.join(schemas.SHAPES)}.")
     if shape == "preference":
         raise DataError(
             "The rows are preference pairs (chosen, rejected), of which each side would have to be cleaned alike. To "
@@ -180,7 +180,7 @@ def validate(
         name = _name(row, number, seen)
         seen.add(name)
         try:
-            content = shapes.content_of(row, shape)
+            content = schemas.content_of(row, shape)
             extra = {key: row[key] for key in row.keys() - _OWN_COLUMNS if type(row[key]) in (str, int, float, bool)}
             extra = {key: value for key, value in extra.items() if type(key) is str}
             json.dumps([extra, content], ensure_ascii=False).encode()

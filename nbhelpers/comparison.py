@@ -4,8 +4,8 @@ import statistics
 
 import numpy as np
 
-from nbhelpers import forgetting, metrics
-from nbhelpers.metrics import Metric
+from nbhelpers import forgetting
+from nbhelpers.statistics import Metric, estimate
 
 COLUMNS = {  # figures of a variant: their units, and whether more is better
     "trained_parameters": ("parameters", False),
@@ -39,11 +39,11 @@ def figures(results: dict[str, dict], untuned: str) -> dict[str, Metric]:
         for column, (unit, higher) in COLUMNS.items():
             if column in result:
                 found[f"{name}.{column}"] = Metric(result[column], unit=unit, higher_is_better=higher)
-        found[f"{name}.held_out_loss"] = metrics.estimate(
+        found[f"{name}.held_out_loss"] = estimate(
             result["held_out_loss"], base["held_out_loss"], unit="nats a token", higher_is_better=False
         )
         for key, values in result["scores"].items():
-            found[f"{name}.{key}"] = metrics.estimate(values, base["scores"][key])
+            found[f"{name}.{key}"] = estimate(values, base["scores"][key])
         for key, metric in forgetting.estimates(result["forgetting"], base["forgetting"]).items():
             found[f"{name}.{key}"] = metric
         found[f"{name}.known_lost"] = known_lost(result["forgetting"], base["forgetting"])
@@ -79,7 +79,7 @@ def known_lost(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -
     if tuned is untuned:
         return Metric(0.0, 0.0, 0.0, unit="share lost", higher_is_better=False)
     before, after = (np.concatenate([probed["facts"], probed["arithmetic"]], axis=-1) for probed in (untuned, tuned))
-    return metrics.estimate(before - after, unit="share lost", higher_is_better=False)
+    return estimate(before - after, unit="share lost", higher_is_better=False)
 
 
 def _by_row(result: dict) -> dict[str, list[float]]:
@@ -104,7 +104,7 @@ def differences(by_seed: dict[str, list[dict]], baseline: str) -> dict[str, dict
         pairs = [(_by_row(a), _by_row(b)) for a, b in zip(by_seed[name], by_seed[baseline], strict=True)]
         for figure in pairs[0][0]:
             moved = [[x - y for x, y in zip(a[figure], b[figure], strict=True)] for a, b in pairs]
-            mean = metrics.estimate(moved)
+            mean = estimate(moved)
             found[name][figure] = mean, sum(statistics.fmean(values) * mean.value > 0 for values in moved)
     return found
 

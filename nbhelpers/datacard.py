@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from nbhelpers.errors import DataError, ParameterError
-from nbhelpers.run import replaced
+from nbhelpers.storage import replaced
 
 STEP_COLUMNS = ("step", "read", "dropped", "changed", "kept", "reasons")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from nbhelpers import cleaning, defects_copies, defects_rows, duplicates, normalisation, privacy, splits
+from nbhelpers import cleaning, contamination, defects_copies, defects_rows, duplicates, normalisation, privacy, splits
 from nbhelpers.defects import Planted
 from nbhelpers.defects_personal import pii
 from nbhelpers.defects_text import comparable, dirty
@@ -90,9 +90,9 @@ def measure(rows: list[dict], seed: int, count: int, threshold: float = 0.95):
     planted = defects_rows.low_quality(rows, seed, count)
     lines += _lines("quality", planted, _dropped(cleaning.filter_quality(_dataset(planted.rows))), seed)
     train, evaluation = rows[::2], rows[1::2]
-    clean = duplicates.decontaminate(_dataset(train), _dataset(evaluation), threshold=threshold).rows.to_list()
+    clean = contamination.decontaminate(_dataset(train), _dataset(evaluation), threshold=threshold).rows.to_list()
     planted = defects_copies.contaminated(clean, evaluation, seed, count)
-    found = duplicates.decontaminate(_dataset(planted.rows), _dataset(evaluation), threshold=threshold)
+    found = contamination.decontaminate(_dataset(planted.rows), _dataset(evaluation), threshold=threshold)
     lines += _lines("decontaminate", planted, _dropped(found), seed)
     leaked, truth = defects_copies.leaks(clean, evaluation, seed, count)
     found = set(splits.leaks(_dataset(leaked), _dataset(evaluation), threshold))

@@ -10,19 +10,30 @@ Motwani 1998) find the pairs worth comparing; every pair is then compared exactl
 import hashlib
 import re
 from array import array
-from collections import Counter
 from collections.abc import Collection
 
-from nbhelpers import chat, cleaning
+from nbhelpers import cleaning, schemas
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import ParameterError
 
 PERMUTATIONS = 120
+
+
 BANDS = 24  # of 5 rows: a pair of similarity 0.75 is compared with probability 0.998
+
+
 MORE_BANDS = 40  # of 3 rows, for lower thresholds: a pair of similarity 0.5 is compared with probability 0.995
+
+
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # scripts without spaces: by sign
+
+
 _WITHIN = re.compile(r"['\u2019](?<=\w.)(?=\w)")  # an apostrophe within a word
+
+
 _SPACED = "".join(sign.lower() if re.match(r"\w", sign) else " " for sign in map(chr, range(128)))
+
+
 _SMALL_WORDS = frozenset((
     "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "if", "in", "is",
     "it", "its", "no", "of", "on", "or", "that", "the", "this", "to", "with",
@@ -263,7 +274,7 @@ def _said(text: str) -> tuple[str, ...]:
 
 def _questions(rows) -> list[str]:
     """Of each conversation what stands before its answer; none for plain texts."""
-    return [chat.fold(messages) for messages in rows["messages"][:]] if "messages" in rows.column_names else []
+    return [schemas.fold(messages) for messages in rows["messages"][:]] if "messages" in rows.column_names else []
 
 
 def drop_exact(rows, seen: dict[bytes, str] | None = None) -> Cleaned:
@@ -291,41 +302,3 @@ def drop_near(rows, threshold: float = 0.95, seed: int = 0, index: DuplicateInde
     found = index.add(rows["id"][:], cleaning.texts(rows))
     verdicts = [("near-duplicate", f"{match[0]} {match[1]:.3f}") if match else None for match in found]
     return cleaning.filtered("near-duplicates", rows, verdicts)
-
-
-def runs(text: str, size: int) -> list[int]:
-    """Hashes of every run of `size` words of a text, in order; none where it is shorter."""
-    found = words(text)
-    return [hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)]
-
-
-def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, common: int = 3) -> Cleaned:
-    """Drop rows that hold a run of `size` words of an evaluation row or half of its runs, or that repeat one.
-
-    Runs of 13 words are the measure of Brown et al. (2020, appendix C). What is left passes `splits.prove_disjoint`.
-
-    Args:
-        rows: without duplicates, so that `common` counts different texts.
-        evaluation: a Dataset or a list of Datasets, benchmarks and held-out rows alike.
-        common: a run that more than so many of `rows` hold is the wording of a template, such as the instruction of a
-            task or the headings of a form, and alone no sign of a leak; half of an evaluation row always is one.
-    """
-    sets = evaluation if isinstance(evaluation, list) else [evaluation]
-    owner: dict[int, str] = {}
-    for held_out in sets:
-        for name, text in zip(held_out["id"][:], cleaning.texts(held_out), strict=True):
-            for run in runs(text, size):
-                owner.setdefault(run, name)
-    shared = [{run for run in runs(text, size) if run in owner} for text in cleaning.texts(rows)]
-    held_by = Counter(run for found in shared for run in found)
-    verdicts: list[tuple[str, str] | None] = []
-    size_of = Counter(owner.values())
-    for found, match in zip(shared, repeated(rows, sets, threshold), strict=True):
-        owners = Counter(owner[run] for run in found if held_by[run] <= common)
-        owners += Counter({n: k for n, k in Counter(owner[run] for run in found).items() if k >= 0.5 * size_of[n]})
-        if owners:
-            name, count = owners.most_common(1)[0]
-            verdicts.append((f"{size} words of an evaluation row", f"{name}, {count} runs"))
-        else:
-            verdicts.append(("repeats an evaluation row", f"{match[0]} {match[1]:.3f}") if match else None)
-    return cleaning.filtered("decontaminate", rows, verdicts)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbhelpers import shapes
+from nbhelpers import schemas
 from nbhelpers.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -181,11 +181,11 @@ def renamed(rows: list[dict], columns: str = "") -> list[dict]:
                 f"{', '.join(map(str, sorted(there)))[:300]}."
             )
         names = dict(pairs)
-    elif not rows or shapes.known_shape(set(rows[0])):
+    elif not rows or schemas.known_shape(set(rows[0])):
         return rows
     else:
         names = {theirs: ours for theirs, ours in ALIASES.items() if theirs in rows[0]}
-        if len({names.get(key, key) for key in rows[0]}) < len(rows[0]) or not shapes.known_shape(set(names.values())):
+        if len({names.get(key, key) for key in rows[0]}) < len(rows[0]) or not schemas.known_shape(set(names.values())):
             return rows
     return [_renamed(row, names) for row in rows]
 

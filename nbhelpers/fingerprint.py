@@ -5,6 +5,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import nbhelpers
+
 PACKAGE = "nbhelpers"
 
 
@@ -69,9 +71,7 @@ def imported_names(source: str, module: str = "") -> set[str]:
 
 def module_files() -> dict[str, Path]:
     """Every module of the package by its dotted name below `nbhelpers`; a room's own name is its `__init__`."""
-    package = Path(__file__).resolve().parent
-    while package.name != PACKAGE:
-        package = package.parent
+    package = Path(nbhelpers.__file__).resolve().parent
     names = {file: ".".join(file.relative_to(package).with_suffix("").parts) for file in sorted(package.rglob("*.py"))}
     return {name.removesuffix(".__init__"): file for file, name in names.items()}
 

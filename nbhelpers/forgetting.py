@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import datasets
 
-from nbhelpers import chat, evaluation, metrics
-from nbhelpers.run import repository_root
+from nbhelpers import encoding, likelihood
+from nbhelpers.statistics import Metric, estimate
+from nbhelpers.storage import repository_root
 
 CHOICES = 4
 KINDS = {"facts": "share right", "arithmetic": "share right", "chat": "nats a token", "prose": "nats a token"}
@@ -56,10 +57,10 @@ def measure(model, tokenizer, batch_size: int = 32, dtype: str | None = None) ->
     for probe in asked:
         for reply in (probe.reply, *probe.wrong):
             turns = [{"role": "user", "content": probe.question}, {"role": "assistant", "content": reply}]
-            encoded.append(chat.encode(turns, tokenizer))
+            encoded.append(encoding.encode(turns, tokenizer))
     rows = datasets.Dataset.from_list(encoded).select_columns(["input_ids", "labels"])
-    means = iter(evaluation.held_out_loss(model, tokenizer, rows, batch_size, dtype))
-    tokens = iter(sum(label != chat.IGNORE for label in row["labels"]) for row in encoded)
+    means = iter(likelihood.held_out_loss(model, tokenizer, rows, batch_size, dtype))
+    tokens = iter(sum(label != encoding.IGNORE for label in row["labels"]) for row in encoded)
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for probe in asked:
         losses = [(next(means), next(tokens)) for _ in range(1 + len(probe.wrong))]
@@ -68,25 +69,23 @@ def measure(model, tokenizer, batch_size: int = 32, dtype: str | None = None) ->
             found[probe.kind].append(float(surprise[0] < min(surprise[1:])))
         else:
             found[probe.kind].append(losses[0][0])
-    prose = evaluation.text_rows(_content()["prose"], tokenizer, max_length=256)
-    found["prose"] = evaluation.held_out_loss(model, tokenizer, prose, batch_size, dtype)
+    prose = likelihood.text_rows(_content()["prose"], tokenizer, max_length=256)
+    found["prose"] = likelihood.held_out_loss(model, tokenizer, prose, batch_size, dtype)
     return found
 
 
-def estimates(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -> dict[str, metrics.Metric]:
+def estimates(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) -> dict[str, Metric]:
     """`"forgetting.<kind>"` -> the tuned model's mean and interval beside the untuned one's mean."""
     return {
-        f"forgetting.{kind}": metrics.estimate(
-            tuned[kind], untuned[kind], unit=unit, higher_is_better=unit == "share right"
-        )
+        f"forgetting.{kind}": estimate(tuned[kind], untuned[kind], unit=unit, higher_is_better=unit == "share right")
         for kind, unit in KINDS.items()
     }
 
 
-def change(tuned: dict[str, list[float]], untuned: dict[str, list[float]], kind: str) -> metrics.Metric:
+def change(tuned: dict[str, list[float]], untuned: dict[str, list[float]], kind: str) -> Metric:
     """The mean difference tuned - untuned of one kind, with the interval of the paired differences."""
     pairs = zip(tuned[kind], untuned[kind], strict=True)
-    return metrics.estimate([t - u for t, u in pairs], unit=KINDS[kind], higher_is_better=KINDS[kind] == "share right")
+    return estimate([t - u for t, u in pairs], unit=KINDS[kind], higher_is_better=KINDS[kind] == "share right")
 
 
 def table(measured: dict[str, dict[str, list[float]]]):
@@ -98,8 +97,8 @@ def table(measured: dict[str, dict[str, list[float]]]):
     cells: dict[str, dict[str, str]] = {name: {} for name in names}
     for kind, unit in KINDS.items():
         row = f"{kind} ({unit})"
-        cells[names[0]][row] = f"{metrics.estimate(untuned[kind]).value:.2f}"
+        cells[names[0]][row] = f"{estimate(untuned[kind]).value:.2f}"
         for name in names[1:]:
-            mean, moved = metrics.estimate(measured[name][kind]).value, change(measured[name], untuned, kind)
+            mean, moved = estimate(measured[name][kind]).value, change(measured[name], untuned, kind)
             cells[name][row] = f"{mean:.2f} ({moved.value:+.2f} [{moved.low:+.2f}, {moved.high:+.2f}])"
     return pd.DataFrame(cells)

@@ -2,8 +2,8 @@
 
 from itertools import combinations, cycle
 
-from nbhelpers.evaluation import Evaluation
-from nbhelpers.metrics import Metric, estimate
+from nbhelpers.scoring import Evaluation
+from nbhelpers.statistics import Metric, estimate
 
 COLOURS = ("#7f7f7f", "#c9a227", "#1f6fb4", "#c0504d", "#4f9d69", "#8064a2", "#e39bb0")
 

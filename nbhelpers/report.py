@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from nbhelpers import progress
 from nbhelpers.errors import NotebookError
-from nbhelpers.run import read_json
+from nbhelpers.storage import read_json
 
 CURRENCIES = {"dollars", "usd", "$"}
+
+
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser holds the page to its promise
+
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f6f3; --card: #fff; --text: #24282c; --soft: #62686e; --line: #e3e3de;
@@ -76,15 +80,6 @@ def _read_object(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def duration(seconds: float) -> str:
-    """`0.4 s`, `48 s`, `3 min 05 s` or `1 h 02 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.3g} s" if seconds < 0.1 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
 def quantity(value: float | None, unit: str = "", name: str = "") -> str:
     """A number for reading: bytes as MiB or GiB, seconds as minutes, dollars; the unit may be the end of the name."""
     if value is None:
@@ -95,7 +90,7 @@ def quantity(value: float | None, unit: str = "", name: str = "") -> str:
     if unit == "bytes":
         return f"{value / 2**30:.2f} GiB" if abs(value) >= 2**30 else f"{value / 2**20:.1f} MiB"
     if unit in ("seconds", "s"):
-        return duration(value)
+        return progress.duration(value)
     if unit in CURRENCIES:
         return f"${value:.2f}" if abs(value) >= 1 else f"${value:.4f}"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
@@ -106,7 +101,7 @@ def describe(result: dict[str, Any]) -> str:
     cell, reason = result["cell"], " ".join((result["reason"] or "").split())
     place = f"cell {cell['index']} ({cell['id']}) {cell['source']}" if cell else ""
     details = ": ".join(part if len(part) < 300 else part[:300] + "…" for part in (place, reason) if part)
-    return f"{result['status']:<11}  {result['notebook']}  {duration(result['seconds'])}  {details}".rstrip()
+    return f"{result['status']:<11}  {result['notebook']}  {progress.duration(result['seconds'])}  {details}".rstrip()
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
@@ -171,7 +166,9 @@ def _section(folder: Path, result: dict[str, Any]) -> str:
     name, status, cell = result["notebook"], result["status"], result["cell"]
     metrics, manifest = _read_object(folder / "metrics.json"), _read_object(folder / "manifest.json")
     profile = (manifest.get("resolved") or {}).get("profile")
-    notes = [str(part) for part in (profile, duration(result["seconds"]) if result["seconds"] else None) if part]
+    notes = [
+        str(part) for part in (profile, progress.duration(result["seconds"]) if result["seconds"] else None) if part
+    ]
     if (folder / f"{name}.ipynb").exists():
         link = escape(quote(f"{name}/{name}.ipynb"), quote=True)
         notes.append(f'<a href="{link}">executed notebook</a>')
@@ -211,7 +208,7 @@ def write_index(run_folder: str | Path) -> Path:
     if not entries:
         raise NotebookError(f"{folder} holds no run: it has neither a suite.json nor a notebook's manifest.json.")
     completed = sum(entry["status"] == "completed" for entry in entries)
-    total = duration(sum(entry["seconds"] for entry in entries))
+    total = progress.duration(sum(entry["seconds"] for entry in entries))
     name = escape(folder.resolve().name)
     page = f"""<!doctype html>
 <html lang="en">

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbhelpers import chat, files, pydocs, shapes
+from nbhelpers import files, hub, pydocs, pydocs_tasks, schemas, storage
 from nbhelpers.errors import DataError
 
 
@@ -36,13 +36,6 @@ class Source:
             f"{self.name}: {self.read} rows read = {len(self.train)} to train on + {len(self.test)} held out{dropped}; "
             f"hash {self.hash[:12]}"
         )
-
-
-def cache_folder() -> Path:
-    """`NBHELPERS_CACHE`, else `nbhelpers` in the user's cache folder. Set it to a volume that outlives the machine."""
-    base = os.environ.get("NBHELPERS_CACHE")
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "nbhelpers")
-    return Path(base).expanduser() if base else default
 
 
 def load(dataset: str, seed: int = 0, test_share: float = 0.1, limit: int = 50_000) -> Source:
@@ -80,14 +73,11 @@ def read(dataset: str, limit: int = 50_000, columns: str = "") -> list[dict]:
     if dataset.lower().endswith(files.SUFFIXES) or Path(dataset).expanduser().exists():
         return files.renamed(files.read(Path(dataset).expanduser()), columns)
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[^@#]+)?(@[^#]+)?(#\w+)?", dataset):
-        return files.renamed(read_hub(dataset, limit), columns)
+        return files.renamed(hub.read_hub(dataset, limit), columns)
     raise DataError(
         f"dataset={dataset!r} is neither pydocs, nor a file that exists ({', '.join(files.SUFFIXES)}), nor a Hub id "
         "like org/name. Check the spelling and the folder that the notebook runs in."
     )
-
-
-# --- pydocs -------------------------------------------------------------------------------------------------------
 
 
 def load_pydocs() -> Source:
@@ -119,18 +109,18 @@ def _with_ids(entries: list[dict]) -> list[dict]:
 
 def docstring_tasks(docstrings: list[dict], texts: dict[str, str]) -> list[dict]:
     """The instruction rows (`pydocs.make_rows`) of the docstrings whose id is in `texts`, with the text given there."""
-    return pydocs.make_rows([row | {"text": texts[row["id"]]} for row in docstrings if row["id"] in texts])
+    return pydocs_tasks.make_rows([row | {"text": texts[row["id"]]} for row in docstrings if row["id"] in texts])
 
 
 def _cached_pydocs() -> list[dict]:
-    return _cached("rows", lambda: pydocs.make_rows(read("pydocs")))
+    return _cached("rows", lambda: pydocs_tasks.make_rows(read("pydocs")))
 
 
 def _cached(what: str, make) -> list[dict]:
     """What `make` gives, kept in the cache folder under the fingerprint of the installed packages."""
     from filelock import FileLock
 
-    folder = cache_folder() / "pydocs"
+    folder = storage.cache_folder() / "pydocs"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{what}-{pydocs.fingerprint()[:24]}.jsonl"
     with FileLock(f"{file}.lock"):
@@ -196,62 +186,6 @@ def balanced(rows, tasks: list[str], count: int, seed: int):
     return rows.select(generator.permutation(chosen).tolist())
 
 
-# --- the Hub ------------------------------------------------------------------------------------------------------
-
-
-def read_hub(name: str, limit: int) -> list[dict]:
-    """The first `limit` rows of a Hub set `org/name[:config][@revision][#split]`, streamed.
-
-    Raises DataError where the Hub cannot be reached, the set does not exist or is closed to you, naming the remedy.
-    """
-    import datasets
-    import huggingface_hub
-
-    repository, config, revision, split = re.fullmatch(
-        r"([^:@#]+)(?::([^@#]+))?(?:@([^#]+))?(?:#(\w+))?", name
-    ).groups()
-    try:
-        huggingface_hub.HfApi().dataset_info(repository, revision=revision)  # fails at once and says why
-        stream = datasets.load_dataset(repository, config, split=split or "train", revision=revision, streaming=True)
-        return list(stream.take(limit))
-    except Exception as error:  # every kind the Hub client raises is a plain fact to the user
-        raise DataError(f"{name}: {explain_hub_error(error, 'data set')}") from error
-
-
-def explain_hub_error(error: BaseException, what: str) -> str:
-    """One sentence for an error of the Hub client, naming the remedy. `what` is `model` or `data set`."""
-    chain, seen = [], error
-    while seen is not None and seen not in chain:
-        chain.append(seen)
-        seen = seen.__cause__ or seen.__context__
-    kinds = {kind.__name__ for e in chain for kind in type(e).__mro__}
-    status = next((s for e in chain if (s := getattr(getattr(e, "response", None), "status_code", None))), None)
-    if "GatedRepoError" in kinds or status == 403 or "is a gated dataset" in str(error):
-        return (
-            f"the {what} is gated (403). Ask for access on its page, then set HF_TOKEN to a token of the account "
-            "that was granted it."
-        )
-    if status == 401:
-        return (
-            f"the {what} does not exist, or is private and no valid token was given (401). Check the spelling; for a "
-            "private one set HF_TOKEN (on Colab: a secret of that name)."
-        )
-    if "RepositoryNotFoundError" in kinds or "DatasetNotFoundError" in kinds or status == 404:
-        return (
-            f"there is no such {what} or revision on the Hub (404), or it is private. Check the spelling; for a "
-            "private one set HF_TOKEN to a token of an account that may read it."
-        )
-    if kinds & {"TransportError", "ConnectionError", "LocalEntryNotFoundError"}:
-        local = "the embedded smollm2-135m" if what == "model" else "the embedded pydocs"
-        return (
-            f"the Hub cannot be reached and this {what} is not in the cache. Go online, or use a local path or {local}."
-        )
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-# --- common -------------------------------------------------------------------------------------------------------
-
-
 def _read_splits(folder: str) -> Source:
     """The folder that notebook 01 leaves: `train.jsonl` and `test.jsonl`, rows of messages or of one other shape."""
     paths = [Path(folder).expanduser() / f"{side}.jsonl" for side in ("train", "test")]
@@ -284,12 +218,12 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
     the first such row, counted from 1.
     """
     try:
-        shape = shapes.recognise(set(rows[0]))
+        shape = schemas.recognise(set(rows[0]))
     except DataError as error:
         raise DataError(f"{name}, row 1: {error}") from None
     out = []
     for number, row in enumerate(rows, 1):
-        missing = shapes.SHAPES[shape] - {key for key, value in row.items() if value is not None}
+        missing = schemas.SHAPES[shape] - {key for key, value in row.items() if value is not None}
         if missing:
             raise DataError(
                 f"{name}, row {number}: lacks {', '.join(sorted(missing))}, while row 1 is of the shape {shape}. "
@@ -297,7 +231,7 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
             )
         task = row.get("task") if isinstance(row.get("task"), str) else "text"
         try:
-            messages = shapes.to_messages(row, shape)
+            messages = schemas.to_messages(row, shape)
             "".join([task, *(turn["content"] for turn in messages)]).encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
@@ -313,12 +247,12 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
 def _split(name: str, rows: list[dict], seed: int, test_share: float) -> Source:
     """Hold out a share of the questions: equal questions always fall on the same side, so none leaks across."""
     normal = normalise(name, rows)
-    questions = sorted({chat.fold(row["messages"]) for row in normal})
+    questions = sorted({schemas.fold(row["messages"]) for row in normal})
     if len(questions) < 2:
         raise DataError(f"{name} has {len(questions)} different question; at least two are needed to hold one out.")
     ranked = sorted(questions, key=lambda q: hashlib.sha256(f"{seed}\n{q}".encode()).digest())
     held_out = set(ranked[: max(1, min(len(ranked) - 1, round(test_share * len(ranked))))])
     sides: dict[bool, list[dict]] = {True: [], False: []}
     for row in normal:
-        sides[chat.fold(row["messages"]) in held_out].append(row)
+        sides[schemas.fold(row["messages"]) in held_out].append(row)
     return Source(name, _dataset(sides[False]), _dataset(sides[True]), len(rows), {}, _hash(normal))

@@ -8,7 +8,7 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from nbhelpers import chat, cleaning, duplicates
+from nbhelpers import cleaning, duplicates, schemas
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import AuditError, DataError, ParameterError
 
@@ -62,7 +62,7 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
         first = sorted(values)[-max(1, wanted)] if values else None
         held = {i for i, value in enumerate(values) if value >= first}
     else:
-        asked = [chat.fold(turns) for turns in rows["messages"][:]] if "messages" in rows.column_names else ids
+        asked = [schemas.fold(turns) for turns in rows["messages"][:]] if "messages" in rows.column_names else ids
         members: dict[Any, dict[str, list[int]]] = {}
         value_of: dict[str, Any] = {}  # a question with several values counts as one of them, lest it be parted
         for i in sorted(range(len(rows)), key=lambda i: rank(ids[i])):

@@ -6,7 +6,7 @@ import math
 import random
 import textwrap
 
-from nbhelpers import shapes, templates
+from nbhelpers import schemas, templates
 from nbhelpers.errors import DataError, ParameterError
 
 BODY = ("messages", "text")  # the columns that hold a row's text
@@ -191,17 +191,17 @@ def converse(model, tokenizer, prompts: list[str], system: str = "", max_new_tok
     Raises:
         ParameterError: a prompt is not text, or blank.
     """
-    from nbhelpers import evaluation
+    from nbhelpers import generation
 
     for prompt in prompts:
-        if not isinstance(prompt, str) or shapes.is_blank(prompt):
+        if not isinstance(prompt, str) or schemas.is_blank(prompt):
             raise ParameterError(f"prompts has {prompt!r:.60}: write each as text, such as 'What is a volcano?'.")
     begun = [{"role": "system", "content": system}] if system else []
     read, shown = list(begun), list(begun)
 
     def ask(text: str) -> str:
         asked = {"role": "user", "content": templates.defuse(text, tokenizer)}
-        answer = evaluation.generate(model, tokenizer, [[*read, asked]], max_new_tokens)[0]
+        answer = generation.generate(model, tokenizer, [[*read, asked]], max_new_tokens)[0]
         read.extend([asked, {"role": "assistant", "content": templates.defuse(answer.text, tokenizer)}])
         said = answer.text + ("" if answer.stopped else " [cut off]")
         shown.extend([asked, {"role": "assistant", "content": said}])
@@ -225,7 +225,7 @@ def _chat(shown: list[dict], ask, forget, suggestion: str):
     send, again = ipywidgets.Button(description="Send"), ipywidgets.Button(description="New chat")
 
     def answer(_) -> None:
-        if shapes.is_blank(words.value or suggestion):
+        if schemas.is_blank(words.value or suggestion):
             return
         send.disabled = True
         try:

@@ -68,9 +68,9 @@ def no_network(_attempts):
 @pytest.fixture(scope="session")
 def smoke():
     """`(model, tokenizer)` of about a million random parameters, for tests that do not change it."""
-    from nbhelpers import models
+    from nbhelpers import loading
 
-    return models.load("smoke", "float32")
+    return loading.load("smoke", "float32")
 
 
 @pytest.fixture

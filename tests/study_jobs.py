@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from nbhelpers.profiles import CORES
+from nbhelpers.hardware import CORES
 
 
 def note(folder, name, value, **more):

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from saved_tensors import kept
 
-from nbhelpers import adapters, memory, models
+from nbhelpers import adapters, fast_paths, loading, memory
 from nbhelpers.errors import ModelError
 
 
@@ -53,10 +53,10 @@ def touched(model):
 @pytest.mark.parametrize("quantised", [False, True])
 def test_logits_and_gradients_are_peft_s(quantised):
     model = adapted(
-        models.load("smoke", "float32", quantization_config=models.four_bit("float32") if quantised else None)[0]
+        loading.load("smoke", "float32", quantization_config=loading.four_bit("float32") if quantised else None)[0]
     )
     logits, gradients = step(model)
-    found, ours = step(model, context=adapters.in_place_lora)
+    found, ours = step(model, context=fast_paths.in_place_lora)
     assert_same(found, logits)
     assert ours.keys() == gradients.keys()
     assert len(ours) == 2 * 7 * 4  # A and B of seven linear layers in four blocks
@@ -66,45 +66,45 @@ def test_logits_and_gradients_are_peft_s(quantised):
 
 
 def test_the_block_really_changes_how_layers_compute():
-    model = adapted(models.load("smoke", "float32")[0])
-    with adapters.in_place_lora(model):
+    model = adapted(loading.load("smoke", "float32")[0])
+    with fast_paths.in_place_lora(model):
         assert len(touched(model)) == 7 * 4
 
 
 def test_in_bfloat16_it_differs_from_float32_no_more_than_peft():
     """On average over batches: which of two roundings is nearer for one batch is luck."""
-    full, low = (adapted(models.load("smoke", dtype)[0]) for dtype in ("float32", "bfloat16"))
+    full, low = (adapted(loading.load("smoke", dtype)[0]) for dtype in ("float32", "bfloat16"))
     theirs, ours = [], []
     for seed in range(4):
         ids = torch.randint(3, 2_000, IDS.shape, generator=torch.Generator().manual_seed(seed))
         exact = step(full, ids=ids)[1]
         size = sum(gradient.norm() for gradient in exact.values())
-        for off, context in ((theirs, contextlib.nullcontext), (ours, adapters.in_place_lora)):
+        for off, context in ((theirs, contextlib.nullcontext), (ours, fast_paths.in_place_lora)):
             found = step(low, "bfloat16", context, ids)[1]
             off.append(sum((found[name] - gradient).norm() for name, gradient in exact.items()) / size)
     assert 0 < sum(ours) < 1.2 * sum(theirs)
 
 
 def test_less_is_kept_for_the_backward_pass():
-    model = adapted(models.load("smoke", "bfloat16")[0])
+    model = adapted(loading.load("smoke", "bfloat16")[0])
     with kept(model) as theirs:
         step(model, "bfloat16")
     with kept(model) as ours:
-        step(model, "bfloat16", adapters.in_place_lora)
+        step(model, "bfloat16", fast_paths.in_place_lora)
     assert sum(ours) < 0.92 * sum(theirs)
 
 
 def test_four_bits_with_float32_inputs_under_autocast_go_as_with_peft():
-    model = adapted(models.load("smoke", "float32", quantization_config=models.four_bit("bfloat16"))[0])
+    model = adapted(loading.load("smoke", "float32", quantization_config=loading.four_bit("bfloat16"))[0])
     gradients = step(model, "bfloat16")[1]
-    for name, gradient in step(model, "bfloat16", adapters.in_place_lora)[1].items():
+    for name, gradient in step(model, "bfloat16", fast_paths.in_place_lora)[1].items():
         torch.testing.assert_close(gradient, gradients[name], rtol=0.1, atol=0.1 * gradients[name].abs().max().item())
 
 
 def test_merging_within_the_block_merges(model):
     model = adapted(model).eval()
     expected = model(input_ids=IDS).logits
-    with adapters.in_place_lora(model):
+    with fast_paths.in_place_lora(model):
         model.merge_adapter()
         torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
         model.unmerge_adapter()
@@ -116,7 +116,7 @@ def test_other_kinds_of_lora_layers_are_left_alone(model):
 
     config = AdaLoraConfig(target_modules=["q_proj"], total_step=10, task_type="CAUSAL_LM")
     wrapped = get_peft_model(model, config)
-    with adapters.in_place_lora(wrapped):
+    with fast_paths.in_place_lora(wrapped):
         assert not touched(wrapped)
 
 
@@ -124,7 +124,7 @@ def test_other_kinds_of_lora_layers_are_left_alone(model):
 def test_what_is_not_plain_lora_is_left_alone(model, fields):
     model = adapted(model, **fields)
     before = [dict(layer.lora_variant) for layer in model.modules() if isinstance(layer, LoraLayer)]
-    with adapters.in_place_lora(model):
+    with fast_paths.in_place_lora(model):
         within = [dict(layer.lora_variant) for layer in model.modules() if isinstance(layer, LoraLayer)]
     assert within == before
 
@@ -134,7 +134,7 @@ def test_rank_stabilised_and_two_active_adapters_are_peft_s(model):
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     model.base_model.set_adapter(["default", "second"])
     logits, gradients = step(model)
-    found, ours = step(model, context=adapters.in_place_lora)
+    found, ours = step(model, context=fast_paths.in_place_lora)
     assert_same(found, logits)
     for name, gradient in gradients.items():
         assert_same(ours[name], gradient, name)
@@ -144,14 +144,14 @@ def test_activation_checkpointing_gives_the_same_gradients(model):
     model = adapted(model)
     gradients = step(model)[1]
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for name, gradient in step(model, context=adapters.in_place_lora)[1].items():
+    for name, gradient in step(model, context=fast_paths.in_place_lora)[1].items():
         assert_same(gradient, gradients[name], name)
 
 
 def test_everything_is_as_it_was_afterwards_even_after_an_error(model):
     model = adapted(model)
     plain = copy.deepcopy(model)
-    with pytest.raises(RuntimeError, match="on purpose"), adapters.in_place_lora(model):
+    with pytest.raises(RuntimeError, match="on purpose"), fast_paths.in_place_lora(model):
         raise RuntimeError("on purpose")
     assert not touched(model)
     assert all(layer.cast_input_dtype_enabled for layer in model.modules() if isinstance(layer, LoraLayer))
@@ -238,16 +238,16 @@ METHODS = {
 def test_a_method_trains_what_its_formula_says(config, model):
     config, shape = copy.deepcopy(config), memory.Shape.from_config(model.config.to_dict())
     said = adapters.count(shape, config)
-    assert said == models.count_parameters(get_peft_model(model, config))["trainable"]
+    assert said == loading.count_parameters(get_peft_model(model, config))["trainable"]
     assert said == adapters.count(shape, config), "PEFT fills its configuration in; the count stays"
 
 
 def test_full_fine_tuning_and_bottlenecks_train_what_their_formulas_say(model):
     shape = memory.Shape.from_config(model.config.to_dict())
-    assert adapters.count(shape, None) == models.count_parameters(model)["trainable"]
+    assert adapters.count(shape, None) == loading.count_parameters(model)["trainable"]
     config = adapters.Bottlenecks(size=5)
     adapters.add_bottlenecks(model, config.size, config.layers)
-    assert adapters.count(shape, config) == models.count_parameters(model)["trainable"]
+    assert adapters.count(shape, config) == loading.count_parameters(model)["trainable"]
 
 
 def test_a_method_without_a_formula_is_refused(model):

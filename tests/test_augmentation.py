@@ -4,7 +4,7 @@ import datasets
 import pytest
 import torch
 
-from nbhelpers import augmentation, evaluation
+from nbhelpers import augmentation, generation
 from nbhelpers.errors import DataError, ParameterError
 
 TEXT = "Read every line of the open file and return the ones that match the given pattern as a list of strings."
@@ -143,7 +143,7 @@ def test_paraphrases_are_filtered_counted_and_marked():
             ("", True),
             ("no no", True),
         ]
-        return [evaluation.Answer(text, 1, stopped) for text, stopped in answers]
+        return [generation.Answer(text, 1, stopped) for text, stopped in answers]
 
     made, counts = augmentation.paraphrase(given, generate, count=6, seed=4)
     assert {p[0]["content"] for p in asked} == {f"{augmentation.REQUEST}\n\n{TEXT}"}
@@ -161,7 +161,7 @@ def test_paraphrases_are_filtered_counted_and_marked():
 
 
 def rewrites(prompts):
-    return [evaluation.Answer(REWRITE, 1, True)] * len(prompts)
+    return [generation.Answer(REWRITE, 1, True)] * len(prompts)
 
 
 def test_the_seed_draws_the_rows_and_no_row_twice():
@@ -172,7 +172,7 @@ def test_the_seed_draws_the_rows_and_no_row_twice():
 
 def test_a_real_model_gives_the_same_counts_for_the_same_seed(smoke):
     given = datasets.Dataset.from_list(rows_of(5))
-    sampled = partial(evaluation.generate, *smoke, max_new_tokens=12, batch_size=2, temperature=0.7, seed=0)
+    sampled = partial(generation.generate, *smoke, max_new_tokens=12, batch_size=2, temperature=0.7, seed=0)
     runs = [augmentation.paraphrase(given, sampled, count=4, seed=0) for _ in range(2)]
     assert runs[0] == runs[1]
     assert runs[0][1]["produced"] == 4 == runs[0][1]["accepted"] + sum(runs[0][1]["rejected"].values())
@@ -182,7 +182,7 @@ def test_sampling_depends_on_the_seed_alone_and_leaves_the_callers_seed(smoke):
     prompts = [[{"role": "user", "content": text}] for text in ("a", "some words", "more of them")]
 
     def sampled(temperature, seed):
-        return evaluation.generate(*smoke, prompts, 8, batch_size=2, temperature=temperature, seed=seed)
+        return generation.generate(*smoke, prompts, 8, batch_size=2, temperature=temperature, seed=seed)
 
     torch.manual_seed(5)
     first = sampled(1.0, 1)
@@ -192,7 +192,7 @@ def test_sampling_depends_on_the_seed_alone_and_leaves_the_callers_seed(smoke):
     assert sampled(1.0, 2) != first
     torch.manual_seed(5)
     assert torch.rand(1) == drawn
-    assert sampled(0.0, 1) == sampled(0.0, 2) == evaluation.generate(*smoke, prompts, 8) != first
+    assert sampled(0.0, 1) == sampled(0.0, 2) == generation.generate(*smoke, prompts, 8) != first
 
 
 @pytest.mark.parametrize(("options", "message"), [({"count": 0}, "0 is outside 1 to 3"), ({"count": 4}, "1 to 3")])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbhelpers import batching, chat, forward
+from nbhelpers import batching, encoding, fast_paths
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def rows(smoke):
         words, answer = ("a wheel turns and the miller sleeps " * 9).split(), f"wheel {i} " * int(rng.integers(1, 9))
         question = " ".join(words[: int(rng.integers(3, 60))])
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer.strip()}]
-        return dict(chat.encode(turns, smoke[1]))
+        return dict(encoding.encode(turns, smoke[1]))
 
     return datasets.Dataset.from_list([row(i) for i in range(40)])
 
@@ -61,7 +61,9 @@ def test_a_curriculum_keeps_the_batches_and_begins_with_the_fewest_labelled_toke
     batching.short_answers_first(trainer)
     batches = [{tuple(row) for row in np.array(data["i"]).reshape(-1, 4)} for data in (before, trainer.train_dataset)]
     assert batches[0] == batches[1]
-    labelled = np.array([sum(label != chat.IGNORE for label in labels) for labels in trainer.train_dataset["labels"]])
+    labelled = np.array(
+        [sum(label != encoding.IGNORE for label in labels) for labels in trainer.train_dataset["labels"]]
+    )
     sums = labelled.reshape(-1, 4).sum(1)
     assert (np.diff(sums) >= 0).all()
     assert sums[0] < sums[-1]
@@ -77,13 +79,13 @@ def test_rows_end_to_end_have_no_padding_and_the_logits_they_have_alone(rows, sm
     assert batch["input_ids"].shape == (1, sum(len(row["input_ids"]) for row in few))
     head = model.get_output_embeddings()
     with torch.no_grad():
-        logits, targets = forward.labelled_logits(model, head, batch)
+        logits, targets = fast_paths.labelled_logits(model, head, batch)
         alone = [
-            forward.labelled_logits(model, head, {k: torch.tensor([row[k]]) for k in ("input_ids", "labels")})
+            fast_paths.labelled_logits(model, head, {k: torch.tensor([row[k]]) for k in ("input_ids", "labels")})
             for row in few
         ]
         leaking = {k: batch[k] for k in ("input_ids", "labels")}
-        seen, _ = forward.labelled_logits(model, head, leaking)
+        seen, _ = fast_paths.labelled_logits(model, head, leaking)
     expected = torch.cat([pair[0] for pair in alone])
     assert targets.tolist() == torch.cat([pair[1] for pair in alone]).tolist()
     difference = (logits - expected).abs().max()

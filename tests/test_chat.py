@@ -6,7 +6,7 @@ import re
 import datasets
 import pytest
 
-from nbhelpers import chat, templates
+from nbhelpers import audits, encoding, schemas, templates, token_view
 from nbhelpers.errors import AuditError, DataError, ModelError
 
 
@@ -41,28 +41,28 @@ ALL = [*CONVERSATIONS.values(), *map(random_conversation, range(20))]
 
 
 def trained_text(row: dict, tokenizer) -> str:
-    return tokenizer.decode([label for label in row["labels"] if label != chat.IGNORE])
+    return tokenizer.decode([label for label in row["labels"] if label != encoding.IGNORE])
 
 
 @pytest.mark.parametrize("messages", ALL)
 def test_the_labels_are_the_answers_and_their_end_as_the_template_writes_it(messages, smoke):
-    row = chat.encode(messages, smoke[1])
+    row = encoding.encode(messages, smoke[1])
     answers = [t["content"] for t in messages if t["role"] == "assistant"]
     assert trained_text(row, smoke[1]) == "".join(f"{answer}<|im_end|>\n" for answer in answers)
     assert len(row["labels"]) == len(row["input_ids"])
     pairs = zip(row["input_ids"], row["labels"], strict=True)
-    assert all(label in (token, chat.IGNORE) for token, label in pairs)
+    assert all(label in (token, encoding.IGNORE) for token, label in pairs)
 
 
 @pytest.mark.parametrize("messages", ALL)
 def test_the_prompt_trained_on_is_the_one_a_server_tokenises(messages, smoke):
-    row = chat.encode(messages, smoke[1])
+    row = encoding.encode(messages, smoke[1])
     for i, t in enumerate(messages):
         if t["role"] == "assistant":
             prompt = templates.render(messages[:i], smoke[1], add_generation_prompt=True)
             ids = smoke[1](prompt, add_special_tokens=False)["input_ids"]
             assert row["input_ids"][: len(ids)] == ids
-            assert row["labels"][len(ids) - 1] == chat.IGNORE
+            assert row["labels"][len(ids) - 1] == encoding.IGNORE
             assert row["labels"][len(ids)] == row["input_ids"][len(ids)]
 
 
@@ -83,13 +83,13 @@ def test_ids_and_labels_are_those_of_trl_for_prompt_and_completion(trl_rows, tok
     prepared = trl_rows([{"prompt": messages[:-1], "completion": messages[-1:]} for messages in ALL])
     assert len(prepared) == len(ALL)
     for messages, theirs in zip(ALL, prepared, strict=True):
-        ours = chat.encode(messages, tokenizer)
+        ours = encoding.encode(messages, tokenizer)
         assert ours["input_ids"] == theirs["input_ids"]
         if sum(t["role"] == "assistant" for t in messages) == 1:
             assert ours["labels"] == theirs["labels"]
         else:  # TRL trains the completion alone, we every answer
-            assert [a for a, b in zip(ours["labels"], theirs["labels"], strict=True) if b != chat.IGNORE] == [
-                b for b in theirs["labels"] if b != chat.IGNORE
+            assert [a for a, b in zip(ours["labels"], theirs["labels"], strict=True) if b != encoding.IGNORE] == [
+                b for b in theirs["labels"] if b != encoding.IGNORE
             ]
 
 
@@ -100,7 +100,7 @@ def test_labels_are_those_of_trl_for_every_answer_of_a_conversation(trl_rows, to
     tokenizer.chat_template = tokenizer.chat_template.replace(plain, marked.replace("PLAIN", plain))
     prepared = trl_rows([{"messages": messages} for messages in ALL], assistant_only_loss=True)
     for messages, theirs in zip(ALL, prepared, strict=True):
-        ours = chat.encode(messages, tokenizer)
+        ours = encoding.encode(messages, tokenizer)
         assert (ours["input_ids"], ours["labels"]) == (theirs["input_ids"], theirs["labels"])
 
 
@@ -123,18 +123,18 @@ def test_labels_are_those_of_trl_for_every_answer_of_a_conversation(trl_rows, to
 def test_a_template_that_rewrites_history_stops_the_run(template, tokenizer):
     tokenizer.chat_template = template
     with pytest.raises(AuditError, match="different prompts: use the model's training-safe template"):
-        chat.encode(CONVERSATIONS["multi-turn"], tokenizer)
+        encoding.encode(CONVERSATIONS["multi-turn"], tokenizer)
 
 
 def test_an_answer_that_merges_with_its_prompt_stops_the_run(smoke):
     with pytest.raises(AuditError, match=r"start of the answer '\\n\\n\\nBecause.*Strip the white space"):
-        chat.encode([ASK, turn("assistant", "\n\n\nBecause.")], smoke[1])
+        encoding.encode([ASK, turn("assistant", "\n\n\nBecause.")], smoke[1])
 
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="has no chat template"):
-        chat.encode(CONVERSATIONS["single"], tokenizer)
+        encoding.encode(CONVERSATIONS["single"], tokenizer)
 
 
 # --- rows of a dataset --------------------------------------------------------------------------------------------
@@ -146,10 +146,10 @@ def rows():
 
 
 def test_rows_are_kept_whole_or_dropped_and_counted(rows, smoke):
-    whole = [chat.encode(messages, smoke[1]) for messages in ALL]
+    whole = [encoding.encode(messages, smoke[1]) for messages in ALL]
     lengths = sorted(len(row["input_ids"]) for row in whole)
     limit = lengths[len(lengths) // 2]
-    encoded = chat.encode_rows(rows, smoke[1], limit)
+    encoded = encoding.encode_rows(rows, smoke[1], limit)
     expected = [row | ids for row, ids in zip(rows, whole, strict=True) if len(ids["input_ids"]) <= limit]
     assert encoded.dataset.to_list() == expected
     assert 0 < encoded.dropped_too_long < encoded.read
@@ -161,21 +161,21 @@ def test_rows_are_kept_whole_or_dropped_and_counted(rows, smoke):
 
 
 def test_the_longest_row_fits_its_own_length(rows, smoke):
-    longest = max(len(chat.encode(messages, smoke[1])["input_ids"]) for messages in ALL)
-    assert chat.encode_rows(rows, smoke[1], longest).dropped_too_long == 0
-    assert chat.encode_rows(rows, smoke[1], longest - 1).dropped_too_long == 1
+    longest = max(len(encoding.encode(messages, smoke[1])["input_ids"]) for messages in ALL)
+    assert encoding.encode_rows(rows, smoke[1], longest).dropped_too_long == 0
+    assert encoding.encode_rows(rows, smoke[1], longest - 1).dropped_too_long == 1
 
 
 def test_a_limit_below_every_row_is_refused_with_the_length_of_the_shortest(rows, smoke):
-    shortest = min(len(chat.encode(messages, smoke[1])["input_ids"]) for messages in ALL)
+    shortest = min(len(encoding.encode(messages, smoke[1])["input_ids"]) for messages in ALL)
     message = f"max_length={shortest - 1} is shorter than every row: the shortest of {len(ALL)} has {shortest} tokens"
     with pytest.raises(DataError, match=message):
-        chat.encode_rows(rows, smoke[1], shortest - 1)
+        encoding.encode_rows(rows, smoke[1], shortest - 1)
 
 
 def test_no_rows_are_refused_in_words(rows, smoke):
     with pytest.raises(DataError, match=r"There is no row to encode\."):
-        chat.encode_rows(rows.select([]), smoke[1], 100)
+        encoding.encode_rows(rows.select([]), smoke[1], 100)
 
 
 # --- audits -------------------------------------------------------------------------------------------------------
@@ -183,19 +183,19 @@ def test_no_rows_are_refused_in_words(rows, smoke):
 
 @pytest.fixture
 def good(smoke):
-    return [chat.encode(messages, smoke[1]) for messages in ALL]
+    return [encoding.encode(messages, smoke[1]) for messages in ALL]
 
 
 def test_good_rows_pass_and_are_counted(good, smoke):
-    counted = chat.audit(good, smoke[1], smoke[0])
-    labelled = sum(label != chat.IGNORE for row in good for label in row["labels"])
+    counted = audits.audit(good, smoke[1], smoke[0])
+    labelled = sum(label != encoding.IGNORE for row in good for label in row["labels"])
     tokens = sum(len(row["input_ids"]) for row in good)
     share = pytest.approx(labelled / tokens)
     assert counted == {"rows": len(good), "tokens": tokens, "labelled_tokens": labelled, "labelled_share": share}
 
 
 def mask(row: dict, tokenizer) -> None:
-    row["labels"] = [chat.IGNORE] * len(row["labels"])
+    row["labels"] = [encoding.IGNORE] * len(row["labels"])
 
 
 def cut_the_end(row: dict, tokenizer) -> None:
@@ -205,13 +205,13 @@ def cut_the_end(row: dict, tokenizer) -> None:
 
 def mask_the_end(row: dict, tokenizer) -> None:
     ends = [i for i, token in enumerate(row["input_ids"]) if token == tokenizer.eos_token_id]
-    row["labels"][ends[-1]] = chat.IGNORE
+    row["labels"][ends[-1]] = encoding.IGNORE
 
 
 def mask_an_earlier_end(row: dict, tokenizer) -> None:
     ends = [i for i, label in enumerate(row["labels"]) if label == tokenizer.eos_token_id]
     assert len(ends) > 1
-    row["labels"][ends[0]] = chat.IGNORE
+    row["labels"][ends[0]] = encoding.IGNORE
 
 
 def cut_the_last_answer(row: dict, tokenizer) -> None:
@@ -225,11 +225,11 @@ def cut_into_the_last_answer(row: dict, tokenizer) -> None:
 
 
 def mask_all_but_the_end(row: dict, tokenizer) -> None:
-    row["labels"] = [label if label == tokenizer.eos_token_id else chat.IGNORE for label in row["labels"]]
+    row["labels"] = [label if label == tokenizer.eos_token_id else encoding.IGNORE for label in row["labels"]]
 
 
 def shift(row: dict, tokenizer) -> None:
-    row["labels"] = [*row["labels"][1:], chat.IGNORE]
+    row["labels"] = [*row["labels"][1:], encoding.IGNORE]
 
 
 def train_the_padding(row: dict, tokenizer) -> None:
@@ -240,11 +240,11 @@ def train_the_padding(row: dict, tokenizer) -> None:
 def double_the_start_behind_padding(row: dict, tokenizer) -> None:
     double_the_start(row, tokenizer)
     row["input_ids"] = [tokenizer.pad_token_id] * 3 + row["input_ids"]
-    row["labels"] = [chat.IGNORE] * 3 + row["labels"]
+    row["labels"] = [encoding.IGNORE] * 3 + row["labels"]
 
 
 def double_the_start(row: dict, tokenizer) -> None:
-    row["input_ids"], row["labels"] = [row["input_ids"][0], *row["input_ids"]], [chat.IGNORE, *row["labels"]]
+    row["input_ids"], row["labels"] = [row["input_ids"][0], *row["input_ids"]], [encoding.IGNORE, *row["labels"]]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_one_spoilt_row_stops_the_run_with_the_remedy(spoil, message, good, toke
     assert len(good) == 24
     spoil(good[3], tokenizer)
     with pytest.raises(AuditError, match=message) as caught:
-        chat.audit(good, tokenizer)
+        audits.audit(good, tokenizer)
     assert str(caught.value).count("\n  - ") == 1
 
 
@@ -275,28 +275,28 @@ def test_every_mistake_is_named_at_once(good, tokenizer):
     for i, spoil in enumerate((mask, cut_the_end, double_the_start)):
         spoil(good[i], tokenizer)
     with pytest.raises(AuditError) as caught:
-        chat.audit(good, tokenizer)
+        audits.audit(good, tokenizer)
     assert str(caught.value).count("\n  - ") == 3
 
 
 def test_an_eos_that_the_template_does_not_write_stops_the_run(good, tokenizer):
     tokenizer.eos_token = "<|endoftext|>"
-    chat.audit(good, tokenizer)  # the generation config of the folder that it came from knows better
+    audits.audit(good, tokenizer)  # the generation config of the folder that it came from knows better
     tokenizer.name_or_path = ""
     with pytest.raises(AuditError, match=r"24 of 24 rows .* do not train the end .*'<\|endoftext\|>'"):
-        chat.audit(good, tokenizer)
+        audits.audit(good, tokenizer)
 
 
 def test_a_row_that_is_padded_on_either_side_and_masked_there_passes(good, tokenizer):
     pad = [tokenizer.pad_token_id] * 5
     for row in good[:5]:
         row["input_ids"], row["labels"] = pad + row["input_ids"] + pad, [-100] * 5 + row["labels"] + [-100] * 5
-    chat.audit(good, tokenizer)
+    audits.audit(good, tokenizer)
 
 
 @pytest.mark.parametrize("answer", ["4", "!", " four"])
 def test_the_shortest_answers_pass(answer, tokenizer):
-    chat.audit([chat.encode([ASK, turn("assistant", answer)], tokenizer)], tokenizer)
+    audits.audit([encoding.encode([ASK, turn("assistant", answer)], tokenizer)], tokenizer)
 
 
 def test_earlier_turns_may_close_with_a_token_of_their_own(good, tokenizer):
@@ -304,19 +304,19 @@ def test_earlier_turns_may_close_with_a_token_of_their_own(good, tokenizer):
     row, done = good[2], tokenizer.convert_tokens_to_ids("<|done|>")
     first = next(i for i, label in enumerate(row["labels"]) if label == tokenizer.eos_token_id)
     row["input_ids"][first] = row["labels"][first] = done
-    chat.audit(good, tokenizer)
+    audits.audit(good, tokenizer)
 
 
 def test_the_stop_tokens_of_the_generation_config_count(good, model, tokenizer):
     end = tokenizer.eos_token_id
     tokenizer.eos_token = "<|endoftext|>"
     model.generation_config.eos_token_id = [end, 7]
-    assert chat.stop_token_ids(tokenizer, model) == {end, 7, tokenizer.eos_token_id}
-    chat.audit(good, tokenizer, model)
+    assert encoding.stop_token_ids(tokenizer, model) == {end, 7, tokenizer.eos_token_id}
+    audits.audit(good, tokenizer, model)
     model.generation_config.eos_token_id = end
-    assert chat.stop_token_ids(tokenizer, model) == {end, tokenizer.eos_token_id}
+    assert encoding.stop_token_ids(tokenizer, model) == {end, tokenizer.eos_token_id}
     tokenizer.eos_token = model.generation_config.eos_token_id = None
-    assert chat.stop_token_ids(tokenizer, model) == set()
+    assert encoding.stop_token_ids(tokenizer, model) == set()
 
 
 def test_tokenising_rendered_text_with_its_own_bos_is_found(good, tokenizer):
@@ -327,8 +327,8 @@ def test_tokenising_rendered_text_with_its_own_bos_is_found(good, tokenizer):
     text = templates.render(CONVERSATIONS["single"], tokenizer)
     ids = tokenizer(text)["input_ids"]
     with pytest.raises(AuditError, match="BOS twice"):
-        chat.audit([{"input_ids": ids, "labels": ids}], tokenizer)
-    chat.audit([chat.encode(CONVERSATIONS["single"], tokenizer)], tokenizer)
+        audits.audit([{"input_ids": ids, "labels": ids}], tokenizer)
+    audits.audit([encoding.encode(CONVERSATIONS["single"], tokenizer)], tokenizer)
 
 
 # --- showing and prompting ----------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_tokenising_rendered_text_with_its_own_bos_is_found(good, tokenizer):
 
 @pytest.mark.parametrize("messages", ALL)
 def test_a_shown_row_is_the_rendered_text_with_the_answers_marked(messages, smoke):
-    view = chat.show(chat.encode(messages, smoke[1]), smoke[1])
+    view = token_view.show(encoding.encode(messages, smoke[1]), smoke[1])
     text = templates.render(messages, smoke[1])
     assert repr(view).replace("«", "").replace("»", "") == text
     answers = [f"{t['content']}<|im_end|>\n" for t in messages if t["role"] == "assistant"]
@@ -350,7 +350,7 @@ def test_a_shown_row_is_the_rendered_text_with_the_answers_marked(messages, smok
 TRAINED, UNTRAINED = {"#a9dca9", "#d4eed4"}, {"#eeeeee", "#f8f8f8"}
 
 
-def tokens_of(view: chat.TokenView) -> list[tuple[str, bool, str, str]]:
+def tokens_of(view: token_view.TokenView) -> list[tuple[str, bool, str, str]]:
     """(ground, outlined, tooltip, text) of every span of the page, which must hold nothing else."""
     page = view._repr_html_()
     pattern = '<span style="background:(#[0-9a-f]{6});color:#000([^"]*)" title="([^"]*)">([^<]*)</span>'
@@ -362,8 +362,8 @@ def tokens_of(view: chat.TokenView) -> list[tuple[str, bool, str, str]]:
 
 @pytest.mark.parametrize("messages", ALL)
 def test_a_shown_row_has_a_span_a_token_with_position_id_and_label(messages, smoke):
-    row = chat.encode(messages, smoke[1])
-    spans = tokens_of(chat.show(row, smoke[1]))
+    row = encoding.encode(messages, smoke[1])
+    spans = tokens_of(token_view.show(row, smoke[1]))
     seen = []
     for ground, outlined, tooltip, text in spans:
         position, token, label = re.fullmatch("position ([0-9 ]+), id ([0-9 ]+), label ([-0-9 ]+)", tooltip).groups()
@@ -371,7 +371,7 @@ def test_a_shown_row_has_a_span_a_token_with_position_id_and_label(messages, smo
         seen += zip((int(x) for x in position.split()), ids, labels, strict=True)
         assert text == smoke[1].decode(ids)
         assert "\ufffd" not in text
-        assert ground in (UNTRAINED if chat.IGNORE in labels else TRAINED)
+        assert ground in (UNTRAINED if encoding.IGNORE in labels else TRAINED)
         assert outlined == (ids[0] in smoke[1].all_special_ids)
         assert len(ids) == 1 or len(text) == 1  # only the bytes of one character are drawn together
     numbered = [(i, *pair) for i, pair in enumerate(zip(row["input_ids"], row["labels"], strict=True))]
@@ -380,8 +380,8 @@ def test_a_shown_row_has_a_span_a_token_with_position_id_and_label(messages, smo
 
 
 def test_the_bytes_of_a_character_are_one_span_and_a_replacement_character_of_the_text_stays(smoke):
-    row = chat.encode([turn("user", "日🙂"), turn("assistant", "\ufffd")], smoke[1])
-    texts = [text for *_, text in tokens_of(chat.show(row, smoke[1]))]
+    row = encoding.encode([turn("user", "日🙂"), turn("assistant", "\ufffd")], smoke[1])
+    texts = [text for *_, text in tokens_of(token_view.show(row, smoke[1]))]
     assert {"日", "🙂", "\ufffd", "<|im_end|>"} <= set(texts)
     assert len(texts) < len(row["input_ids"])
 
@@ -392,27 +392,29 @@ def test_tokens_that_strip_the_white_space_before_them_are_drawn_with_it():
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "▁a": 1, "▁b": 2}, unk_token="[UNK]"))
     words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    view = chat.show({"input_ids": [1, 2, 1], "labels": [1, 2, 1]}, PreTrainedTokenizerFast(tokenizer_object=words))
+    view = token_view.show(
+        {"input_ids": [1, 2, 1], "labels": [1, 2, 1]}, PreTrainedTokenizerFast(tokenizer_object=words)
+    )
     assert [text for *_, text in tokens_of(view)] == ["a", " b", " a"]
 
 
 def test_a_shown_row_cannot_put_markup_into_the_page(smoke):
     evil = "<script>alert('&')</script>"
-    row = chat.encode([turn("user", evil), turn("assistant", evil)], smoke[1])
-    spans = tokens_of(chat.show(row, smoke[1]))
+    row = encoding.encode([turn("user", evil), turn("assistant", evil)], smoke[1])
+    spans = tokens_of(token_view.show(row, smoke[1]))
     assert "".join(text for *_, text in spans).count(evil) == 2
 
 
 def test_examples_stand_between_the_system_prompt_and_the_question():
     example = [turn("system", "Other."), turn("user", "1+1?"), turn("assistant", "2")]
-    asked = chat.with_examples([SYSTEM, ASK, ANSWER], [example, example[1:]])
+    asked = encoding.with_examples([SYSTEM, ASK, ANSWER], [example, example[1:]])
     assert asked == [SYSTEM, *example[1:], *example[1:], ASK]
-    assert chat.with_examples([ASK, ANSWER], []) == [ASK]
-    assert chat.with_examples([SYSTEM, ASK, ANSWER], []) == [SYSTEM, ASK]
+    assert encoding.with_examples([ASK, ANSWER], []) == [ASK]
+    assert encoding.with_examples([SYSTEM, ASK, ANSWER], []) == [SYSTEM, ASK]
 
 
 def test_the_key_of_a_question_leaves_out_its_answer_case_and_white_space():
-    key = chat.fold([turn("user", "Why  is\nit?"), ANSWER])
-    assert key == chat.fold([turn("user", "why is it?"), turn("assistant", "No.")])
-    assert key != chat.fold([turn("user", "Why is that?"), ANSWER])
-    assert key != chat.fold([SYSTEM, turn("user", "Why is it?"), ANSWER])
+    key = schemas.fold([turn("user", "Why  is\nit?"), ANSWER])
+    assert key == schemas.fold([turn("user", "why is it?"), turn("assistant", "No.")])
+    assert key != schemas.fold([turn("user", "Why is that?"), ANSWER])
+    assert key != schemas.fold([SYSTEM, turn("user", "Why is it?"), ANSWER])

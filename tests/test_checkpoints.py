@@ -17,7 +17,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from nbhelpers import chat, checkpoints, diagnosis, models, profiles, training
+from nbhelpers import checkpoints, encoding, hardware, loading, monitoring, sft
 from nbhelpers.checkpoints import Progress
 from nbhelpers.errors import NotebookError
 
@@ -32,28 +32,28 @@ def trainer_of(folder: Path, adapter: str, **overrides):
         max_steps=STEPS, per_device_train_batch_size=2, gradient_accumulation_steps=1, learning_rate=1e-3, seed=3,
         gradient_checkpointing=False, report_to="none",
     )  # fmt: skip
-    machine = profiles.Hardware("cpu", 2, 2**34, None, 0, "Linux")
+    machine = hardware.Hardware("cpu", 2, 2**34, None, 0, "Linux")
     run = SimpleNamespace(parameters=parameters, hardware=machine, dtype="float32", folder=Path(folder))
-    model, tokenizer = models.load("smoke", "float32")
+    model, tokenizer = loading.load("smoke", "float32")
     rng, words = np.random.default_rng(0), ["read", "write", "the", "file", "name", "returns", "list"]
 
     def row():
         turns = [" ".join(rng.choice(words, rng.integers(3, 12))) for _ in range(2)]
         messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=True)]
-        return chat.encode(messages, tokenizer)
+        return encoding.encode(messages, tokenizer)
 
     rows = datasets.Dataset.from_list([row() for _ in range(30)])
     torch.manual_seed(3)
     fields = {"r": 4, "lora_dropout": 0.2 if adapter == "dropout" else 0.0, "target_modules": "all-linear"}
     lora = None if adapter == "full" else LoraConfig(**fields, task_type="CAUSAL_LM")
     overrides = {"save_strategy": "steps", "save_steps": EVERY} | overrides
-    return training.sft_trainer(run, model, tokenizer, rows, lora, eval_dataset=rows.select(range(4)), **overrides)
+    return sft.sft_trainer(run, model, tokenizer, rows, lora, eval_dataset=rows.select(range(4)), **overrides)
 
 
 def train_and_die(folder: str, adapter: str, step: str) -> None:
     trainer = trainer_of(Path(folder), adapter)
     checkpoints.kill_after(trainer, int(step))
-    training.train(trainer)
+    sft.train(trainer)
 
 
 @pytest.fixture(scope="module", params=["lora", "dropout", "full"])
@@ -61,7 +61,7 @@ def whole(request, tmp_path_factory):
     """`(kind, folder of the checkpoints, losses, final weights)` of an uninterrupted training."""
     folder = tmp_path_factory.mktemp(request.param)
     trainer = trainer_of(folder, request.param)
-    done = training.train(trainer)
+    done = sft.train(trainer)
     return request.param, folder, done, weights(trainer)
 
 
@@ -150,7 +150,7 @@ def test_resuming_past_the_damage_ends_as_if_nothing_had_happened(whole, copied,
     kind, run, folder = copied
     (folder / "checkpoint-8" / "optimizer.pt").unlink()
     trainer = trainer_of(run, kind)
-    done = training.train(trainer, resume="auto")
+    done = sft.train(trainer, resume="auto")
     assert "going on from checkpoint-6 of 8 steps" in capsys.readouterr().out
     assert done.losses == pytest.approx(whole[2].losses, abs=1e-5)
     for name, weight in weights(trainer).items():
@@ -174,7 +174,7 @@ def test_after_a_kill_the_losses_are_those_of_the_uninterrupted_training(whole, 
                 started.append((state.global_step, len(moments), max(m.abs().max().item() for m in moments)))
 
     trainer.add_callback(First())
-    done = training.train(trainer, resume="auto")
+    done = sft.train(trainer, resume="auto")
     step, moments, largest = started[0]
     assert step == 4, "the newest sealed one"
     assert moments == len(weights(trainer))
@@ -189,7 +189,7 @@ def test_after_a_kill_the_losses_are_those_of_the_uninterrupted_training(whole, 
 def test_a_finished_training_is_not_trained_again(whole, copied):
     kind, run, _ = copied
     trainer = trainer_of(run, kind)
-    done = training.train(trainer, resume="auto")
+    done = sft.train(trainer, resume="auto")
     assert done.losses == pytest.approx(whole[2].losses, abs=1e-9)
     assert done.tokens == whole[2].tokens
     assert trainer.real_tokens == 0
@@ -200,7 +200,7 @@ def test_a_finished_training_is_not_trained_again(whole, copied):
 def test_never_begins_anew(whole, copied):
     kind, run, _ = copied
     trainer = trainer_of(run, kind)
-    assert training.train(trainer).losses == pytest.approx(whole[2].losses, abs=1e-6)
+    assert sft.train(trainer).losses == pytest.approx(whole[2].losses, abs=1e-6)
     assert trainer.real_tokens == whole[2].tokens
 
 
@@ -249,13 +249,13 @@ def test_none_where_there_is_none(tmp_path):
 
 def test_checkpoints_are_saved_by_time(tmp_path, monkeypatch):
     trainer = trainer_of(tmp_path, "lora", save_strategy="no")
-    training.train(trainer)
+    sft.train(trainer)
     folder = tmp_path / "artifacts" / "checkpoints"
     assert not list(folder.glob("checkpoint-*")), "a short training writes none"
     trainer = trainer_of(tmp_path, "lora", save_strategy="no")
     keeper = next(c for c in trainer.callback_handler.callbacks if isinstance(c, checkpoints.Keeper))
     keeper.seconds = 0.0
-    training.train(trainer)
+    sft.train(trainer)
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]
     assert all((path / checkpoints.SEAL).exists() for path in folder.glob("checkpoint-*"))
 
@@ -264,7 +264,7 @@ def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path)
     def worsening(self):  # the held-out loss falls to step 4 and rises after it
         return lambda *args, **kwargs: {"eval_loss": abs(self.state.global_step - 4) + 1.0}
 
-    trainer = trainer_of(tmp_path, "lora", **training.keep_best(2))
+    trainer = trainer_of(tmp_path, "lora", **sft.keep_best(2))
     seen = {}
     trainer.evaluate = worsening(trainer)
 
@@ -273,7 +273,7 @@ def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path)
             seen[state.global_step] = weights(trainer)
 
     trainer.add_callback(Note())
-    training.train(trainer)
+    sft.train(trainer)
     kept = {path.name for path in (tmp_path / "artifacts" / "checkpoints").glob("checkpoint-*")}
     assert kept == {"checkpoint-4", "checkpoint-6", "checkpoint-8"}
     for name, weight in weights(trainer).items():
@@ -283,7 +283,7 @@ def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path)
 
 @pytest.mark.parametrize("damage", ["a byte", "gone"])
 def test_a_damaged_best_checkpoint_is_named_and_not_taken(damage, tmp_path):
-    trainer = trainer_of(tmp_path, "lora", **training.keep_best(2))
+    trainer = trainer_of(tmp_path, "lora", **sft.keep_best(2))
     trainer.evaluate = lambda *args, **kwargs: {"eval_loss": abs(trainer.state.global_step - 4) + 1.0}
 
     class Damage(TrainerCallback):
@@ -301,7 +301,7 @@ def test_a_damaged_best_checkpoint_is_named_and_not_taken(damage, tmp_path):
 
     trainer.add_callback(Damage())
     with pytest.raises(NotebookError, match=r"best checkpoint, checkpoint-4, cannot be used: .*(damaged|not finished)"):
-        training.train(trainer)
+        sft.train(trainer)
 
 
 def test_an_old_checkpoint_that_cannot_be_removed_stops_no_training(tmp_path, monkeypatch, capsys):
@@ -309,17 +309,17 @@ def test_an_old_checkpoint_that_cannot_be_removed_stops_no_training(tmp_path, mo
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(checkpoints.shutil, "rmtree", refuse)
-    assert len(training.train(trainer_of(tmp_path, "lora")).losses) == STEPS
+    assert len(sft.train(trainer_of(tmp_path, "lora")).losses) == STEPS
     assert "checkpoint-2 is old and could not be removed: Permission denied." in capsys.readouterr().out
 
 
 def test_held_out_loss_is_that_of_the_rows(tmp_path):
-    from nbhelpers import evaluation
+    from nbhelpers import likelihood
 
-    trainer = trainer_of(tmp_path, "full", per_device_eval_batch_size=1, **training.keep_best(2))
+    trainer = trainer_of(tmp_path, "full", per_device_eval_batch_size=1, **sft.keep_best(2))
     rows = trainer.eval_dataset
-    losses = evaluation.held_out_loss(trainer.model, trainer.processing_class, rows)
-    counts = [sum(label != chat.IGNORE for label in row["labels"][1:]) for row in rows]
+    losses = likelihood.held_out_loss(trainer.model, trainer.processing_class, rows)
+    counts = [sum(label != encoding.IGNORE for label in row["labels"][1:]) for row in rows]
     expected = np.average(losses, weights=counts)
     assert abs(expected - np.mean(losses)) > 1e-3, "where rows are alike, every mean is the same"
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
@@ -363,7 +363,7 @@ def test_on_a_drive_that_keeps_no_times_the_newest_checkpoint_stays(tmp_path, mo
 
     monkeypatch.setattr(Path, "stat", timeless)
     monkeypatch.setattr(Path, "glob", lambda path, pattern: sorted(path.rglob(pattern), reverse=True))
-    training.train(trainer_of(tmp_path, "lora", save_steps=1, max_steps=11))
+    sft.train(trainer_of(tmp_path, "lora", save_steps=1, max_steps=11))
     kept = {path.name for path in (tmp_path / "artifacts" / "checkpoints").iterdir() if path.is_dir()}
     assert kept == {"checkpoint-10", "checkpoint-11"}
 
@@ -383,17 +383,17 @@ def worsening(trainer, best: int):
 
 def test_patience_is_not_counted_anew_after_a_resume(tmp_path):
     def early(folder):
-        trainer = worsening(trainer_of(folder, "lora", **training.keep_best(1)), best=3)
-        diagnosis.stop_early(trainer, patience=2)
+        trainer = worsening(trainer_of(folder, "lora", **sft.keep_best(1)), best=3)
+        monitoring.stop_early(trainer, patience=2)
         return trainer
 
-    training.train(early(tmp_path / "whole"))
+    sft.train(early(tmp_path / "whole"))
     for path in (tmp_path / "whole" / "artifacts" / "checkpoints").glob("checkpoint-*"):
         if path.name != "checkpoint-5":  # the one at which patience ended
             shutil.copytree(path, tmp_path / "cut" / "artifacts" / "checkpoints" / path.name)
     assert {path.name for path in (tmp_path / "cut").rglob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
     again = early(tmp_path / "cut")
-    training.train(again, resume="auto")
+    sft.train(again, resume="auto")
     assert again.state.max_steps == STEPS
     assert again.state.best_global_step == 3
     steps = [entry["step"] for entry in again.state.log_history if "eval_loss" in entry]
@@ -402,25 +402,25 @@ def test_patience_is_not_counted_anew_after_a_resume(tmp_path):
 
 def test_a_training_resumed_where_its_patience_ended_takes_one_step_more(tmp_path):
     for end in (6, 7):
-        trainer = worsening(trainer_of(tmp_path, "lora", **training.keep_best(2)), best=2)
-        diagnosis.stop_early(trainer, patience=2)
-        training.train(trainer, resume="auto")
+        trainer = worsening(trainer_of(tmp_path, "lora", **sft.keep_best(2)), best=2)
+        monitoring.stop_early(trainer, patience=2)
+        sft.train(trainer, resume="auto")
         assert (trainer.state.global_step, trainer.state.best_global_step) == (end, 2)
 
 
 def test_the_best_checkpoint_is_found_again_when_the_folder_was_moved(tmp_path):
-    first = worsening(trainer_of(tmp_path / "here", "lora", **training.keep_best(2)), best=4)
-    training.train(first)
+    first = worsening(trainer_of(tmp_path / "here", "lora", **sft.keep_best(2)), best=4)
+    sft.train(first)
     shutil.move(tmp_path / "here", tmp_path / "there")
-    moved = worsening(trainer_of(tmp_path / "there", "lora", **training.keep_best(2)), best=4)
-    training.train(moved, resume="auto")
+    moved = worsening(trainer_of(tmp_path / "there", "lora", **sft.keep_best(2)), best=4)
+    sft.train(moved, resume="auto")
     for name, weight in weights(moved).items():
         assert torch.equal(weight, weights(first)[name])
     shutil.rmtree(tmp_path / "there" / "artifacts" / "checkpoints" / "checkpoint-4")
     shutil.move(tmp_path / "there", tmp_path / "elsewhere")
-    lost = worsening(trainer_of(tmp_path / "elsewhere", "lora", **training.keep_best(2)), best=4)
+    lost = worsening(trainer_of(tmp_path / "elsewhere", "lora", **sft.keep_best(2)), best=4)
     with pytest.raises(NotebookError, match="best checkpoint, checkpoint-4, cannot be used: it was not finished"):
-        training.train(lost, resume="auto")
+        sft.train(lost, resume="auto")
 
 
 def test_other_held_out_rows_are_another_training(tmp_path):

@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
 
-from nbhelpers import chat, cleaning, duplicates, normalisation, quality, run, shapes, splits
+from nbhelpers import cleaning, duplicates, normalisation, quality, schemas, splits, storage
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.privacy import Span
@@ -99,7 +99,7 @@ PIECES = [
     "字", "All rights reserved. ",
 ]  # fmt: skip
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=8).map("".join)
-TURN = st.fixed_dictionaries({"role": st.sampled_from([*shapes.ROLES, "bot"]), "content": TEXT | JSON}) | JSON
+TURN = st.fixed_dictionaries({"role": st.sampled_from([*schemas.ROLES, "bot"]), "content": TEXT | JSON}) | JSON
 GOOD = st.builds(turns, TEXT, TEXT)
 ROW = st.one_of(
     st.fixed_dictionaries({"text": TEXT | JSON}, optional={"id": TEXT | JSON, "task": TEXT | JSON, "": TEXT}),
@@ -115,7 +115,7 @@ ROW = st.one_of(
 @example([{"text": "x"}, {"text": "y", "messages": "z", "reference": "w"}])
 @example([{"instruction": "a", "output": "b", "text": "a b", "input": "anna@kestrel.org"}])
 def test_every_row_of_any_kind_is_kept_or_dropped_once_and_nothing_but_a_notebook_error_is_raised(raw):
-    if not any(isinstance(row, dict) and shapes.known_shape(set(row)) for row in raw):
+    if not any(isinstance(row, dict) and schemas.known_shape(set(row)) for row in raw):
         with pytest.raises(DataError, match="no known shape"):
             cleaning.validate(raw)
         return
@@ -201,7 +201,7 @@ def test_a_rewrite_keeps_columns_types_and_order_and_mends_the_reference_with_th
 
 def test_the_text_of_messages_is_that_of_all_turns():
     rows = cleaning.validate([{"messages": turns("a", "b")}, {"messages": turns("c\n", "d")}]).rows
-    assert cleaning.texts(rows) == ["a\n\nb", "c\n\n\nd"] == [chat.text_of(row) for row in rows]
+    assert cleaning.texts(rows) == ["a\n\nb", "c\n\n\nd"] == [schemas.text_of(row) for row in rows]
 
 
 # --- schema -------------------------------------------------------------------------------------------------------
@@ -588,13 +588,13 @@ def test_the_memory_of_a_stream_does_not_grow_with_its_rows(tmp_path):
 
 def test_a_replaced_file_shows_only_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    with run.replaced(path) as file:
+    with storage.replaced(path) as file:
         file.write("ö\n")
         assert not path.exists()
     assert path.read_bytes() == "ö\n".encode()
 
     def half():
-        with run.replaced(path) as file:
+        with storage.replaced(path) as file:
             file.write("half")
             raise KeyError
 

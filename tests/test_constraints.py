@@ -8,11 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import constraints, shapes
-from nbhelpers.constraints import HELD_OUT, KINDS, TRAINED, Constraint
+from nbhelpers import constraint_kinds, constraints, generation, schemas
+from nbhelpers.constraint_kinds import HELD_OUT, KINDS, TRAINED
+from nbhelpers.constraints import Constraint
 from nbhelpers.errors import ParameterError
-from nbhelpers.evaluation import Answer
-from nbhelpers.run import repository_root
+from nbhelpers.generation import Answer
+from nbhelpers.storage import repository_root
 
 GOOD_AND_BAD = {  # kind -> arguments, answers that obey, answers that do not
     "at most words": ({"count": 3}, ["one two three", "One, two."], ["one two three four"]),
@@ -142,7 +143,7 @@ def test_an_instruction_stands_where_it_was_asked_for(kind):
     ]  # fmt: skip
     assert {made["messages"][-1]["role"] for made, _ in asked.values()} == {"assistant"}
     for made, _ in asked.values():
-        shapes.check_messages(made["messages"])
+        schemas.check_messages(made["messages"])
     with pytest.raises(ParameterError, match="where='before' is neither behind, system nor later"):
         constraints.constrained(row, kind, 0, "before")
     assert constraints.questions([row], 1, 0, (kind,), "later")[0][0] == asked["later"][0]["messages"][:-1]
@@ -169,7 +170,7 @@ def test_a_share_of_a_mixture_asks_for_trained_kinds_in_turn_and_obeys(share):
     assert found == constraints.mixture(ROWS, share, seed=1)
     if share == 1:
         assert found[0]["messages"][-1]["content"] != found[13]["messages"][-1]["content"]
-        by_turn = [constraints.draw(constraints.TRAINED[i % 13], ROWS[i]["reference"], 1) for i in range(40)]
+        by_turn = [constraints.draw(constraint_kinds.TRAINED[i % 13], ROWS[i]["reference"], 1) for i in range(40)]
         assert said == [constraint.instruction for constraint in by_turn]
         assert all(c.holds(row["reference"]) for c, row in zip(by_turn, found, strict=True))
     elif share:
@@ -200,7 +201,7 @@ def test_ordinary_requests_are_none_that_are_trained_on_or_probed():
 
 def test_every_kind_is_asked_as_often_and_no_answer_is_shown():
     asked = constraints.questions(ROWS, 3, seed=0)
-    assert [constraint.kind for _, constraint in asked] == [kind for kind in constraints.KINDS for _ in range(3)]
+    assert [constraint.kind for _, constraint in asked] == [kind for kind in constraint_kinds.KINDS for _ in range(3)]
     assert all(prompt[-1]["role"] == "user" and c.instruction in prompt[-1]["content"] for prompt, c in asked)
     assert len({prompt[-1]["content"] for prompt, _ in asked}) == len(asked), "no question twice"
 
@@ -215,15 +216,15 @@ def test_what_cannot_be_mixed_or_asked_is_refused():
 def test_a_model_is_measured_by_what_it_writes(monkeypatch):
     asked = [([{"role": "user", "content": "?"}], Constraint(kind)) for kind in ("uppercase", "quoted", "two answers")]
     said = [Answer("SURE!", 2, True), Answer('Here:\n"a cat"', 4, True), Answer("one", 1, False)]
-    monkeypatch.setattr(constraints.evaluation, "generate", lambda *_, **__: said)
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: said)
     found = constraints.measure(None, None, asked)
     assert (found.strict, found.loose, found.stopped) == (
         [True, False, False],
         [True, True, False],
         [True, True, False],
     )
-    assert found.values(constraints.TRAINED) == [1.0, 0.0]
-    assert found.values(constraints.HELD_OUT, "stopped") == [0.0]
+    assert found.values(constraint_kinds.TRAINED) == [1.0, 0.0]
+    assert found.values(constraint_kinds.HELD_OUT, "stopped") == [0.0]
     table = constraints.table({"tuned": found})
     assert list(table.index) == ["uppercase", "quoted", "two answers (held out)"]
     assert list(table["tuned"]) == [1, 0, 0]

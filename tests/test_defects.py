@@ -12,7 +12,7 @@ from pathlib import Path
 import phonenumbers
 import pytest
 
-from nbhelpers import defects, defects_copies, defects_personal, defects_rows, defects_text, planted_text, shapes
+from nbhelpers import defects, defects_copies, defects_personal, defects_rows, defects_text, planted_text, schemas
 from nbhelpers.errors import DataError, ParameterError
 from nbhelpers.planted_text import GENERATORS, expand, iban_checks, luhn, texts
 
@@ -305,14 +305,14 @@ def test_broken_rows_are_broken_in_ten_ways_and_the_others_are_valid():
     forgiven = set()  # what check_messages lets pass: it looks at no order but the last turn's
     for kind, row, _ in pairs(planted):
         try:
-            shapes.check_messages(row.get("messages"))
+            schemas.check_messages(row.get("messages"))
             forgiven.add(kind)
         except DataError:
             pass
     assert forgiven <= {"two user turns", "system turn not first", "content is blank"}
     for row in planted.rows:
         if row["id"] not in planted.truth:
-            assert shapes.check_messages(row["messages"])
+            assert schemas.check_messages(row["messages"])
             roles = [turn["role"] for turn in row["messages"]]
             assert "system" not in roles[1:]
             assert ("user", "user") not in itertools.pairwise(roles)

@@ -3,7 +3,7 @@ import random
 import pandas as pd
 import pytest
 
-from nbhelpers import cleaning, detection, duplicates, normalisation, privacy, pydocs, splits
+from nbhelpers import cleaning, contamination, detection, duplicates, normalisation, privacy, pydocs, splits
 from nbhelpers.cleaning import Cleaned
 from nbhelpers.privacy import Span
 
@@ -130,16 +130,16 @@ def test_duplicates_found_everywhere_show(clean, monkeypatch):
 
 
 def test_evaluation_rows_that_are_not_found_show(clean, monkeypatch):
-    monkeypatch.setattr(duplicates, "runs", lambda text, size: [])
+    monkeypatch.setattr(contamination, "runs", lambda text, size: [])
     assert step_of(clean, "decontaminate").recall < 0.2
-    monkeypatch.setattr(duplicates, "decontaminate", nothing)
+    monkeypatch.setattr(contamination, "decontaminate", nothing)
     line = step_of(clean, "decontaminate")
     assert (line.recall, line["flagged in error"]) == (0, 0)
 
 
 def test_short_runs_taken_for_contamination_show(clean, monkeypatch):
-    runs = duplicates.runs
-    monkeypatch.setattr(duplicates, "runs", lambda text, size: runs(text, 8))
+    runs = contamination.runs
+    monkeypatch.setattr(contamination, "runs", lambda text, size: runs(text, 8))
     line = step_of(clean, "decontaminate")
     assert line.recall == 1
     assert line.precision < 0.7

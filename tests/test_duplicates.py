@@ -9,7 +9,7 @@ from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import cleaning, defects_copies, duplicates, pydocs, splits
+from nbhelpers import cleaning, contamination, defects_copies, duplicates, pydocs, splits
 from nbhelpers.duplicates import DuplicateIndex
 from nbhelpers.errors import ParameterError
 
@@ -342,7 +342,7 @@ def test_a_run_of_size_words_is_contamination_and_one_word_less_is_not(size):
     evaluation, hosts = prose(1, words=40)[0].split(), prose(3, words=5, seed=9)
     runs = [evaluation[5 : 5 + length] for length in (size - 1, size, size + 2)]
     texts = [f"{host} Then: {', '.join(run).upper()}!" for host, run in zip(hosts, runs, strict=True)]
-    found = duplicates.decontaminate(rows(texts), rows([" ".join(evaluation)], "test"), size)
+    found = contamination.decontaminate(rows(texts), rows([" ".join(evaluation)], "test"), size)
     reason = f"{size} words of an evaluation row"
     assert found.log == [("row-1", "dropped", reason, "test-0, 1 runs"), ("row-2", "dropped", reason, "test-0, 3 runs")]
 
@@ -350,7 +350,7 @@ def test_a_run_of_size_words_is_contamination_and_one_word_less_is_not(size):
 def test_the_evaluation_row_named_is_that_of_most_runs():
     one, two = prose(2, words=40)
     text = f"{' '.join(one.split()[:14])} apple {' '.join(two.split()[:18])}"
-    found = duplicates.decontaminate(rows([text]), [rows([one], "one"), rows([two], "two")])
+    found = contamination.decontaminate(rows([text]), [rows([one], "one"), rows([two], "two")])
     assert found.log[0][3] == "two-0, 6 runs"
 
 
@@ -359,10 +359,10 @@ def test_rows_of_messages_and_of_text_meet():
     turns = [[{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
              for question, answer in ((one, "Yes."), ("Why?", two), ("What?", "Nothing."))]  # fmt: skip
     messages = Dataset.from_dict({"id": ["a", "b", "c"], "messages": turns})
-    assert [line[0] for line in duplicates.decontaminate(messages, rows([one, two, three])).log] == ["a", "b"]
-    found = duplicates.decontaminate(rows([three, two, one]), messages)
+    assert [line[0] for line in contamination.decontaminate(messages, rows([one, two, three])).log] == ["a", "b"]
+    found = contamination.decontaminate(rows([three, two, one]), messages)
     assert [line[0] for line in found.log] == ["row-1", "row-2"]
-    assert duplicates.decontaminate(messages, messages).dropped == {
+    assert contamination.decontaminate(messages, messages).dropped == {
         "13 words of an evaluation row": 2,
         "repeats an evaluation row": 1,
     }
@@ -372,13 +372,13 @@ def test_a_near_duplicate_without_a_long_run_is_contamination():
     words = prose(1, words=40)[0].split()
     for i in range(0, 40, 10):
         words[i], words[i + 1] = words[i + 1], words[i]
-    found = duplicates.decontaminate(rows([" ".join(words)]), rows(prose(1, words=40), "test"))
+    found = contamination.decontaminate(rows([" ".join(words)]), rows(prose(1, words=40), "test"))
     assert found.log == [("row-0", "dropped", "repeats an evaluation row", "test-0 1.000")]
 
 
 def test_a_short_evaluation_row_is_found_as_it_is_alone():
     data = rows(["What is 2 + 2?", "what is  2 + 2?\n", "What is 2 * 2?", "What is 2 + 2? And why?"])
-    found = duplicates.decontaminate(data, rows(["What is 2 + 2?"], "test"))
+    found = contamination.decontaminate(data, rows(["What is 2 + 2?"], "test"))
     assert [line[0] for line in found.log] == ["row-0", "row-1"]
 
 
@@ -395,7 +395,7 @@ def test_the_rows_left_pass_the_proof(docstrings):
     texts = [{"id": str(i), "text": text} for i, text in enumerate(docstrings)]
     leaked, truth = defects_copies.leaks(texts[::2], texts[1::2], 0, 60)
     train, test = Dataset.from_list(leaked), Dataset.from_list(texts[1::2])
-    left = duplicates.decontaminate(train, test).rows
+    left = contamination.decontaminate(train, test).rows
     assert len(set(truth) & set(left["id"])) <= 3
     assert splits.prove_disjoint(left, test)["leaked"] == 0
 
@@ -405,7 +405,7 @@ def test_the_rows_left_pass_the_proof(docstrings):
 STEPS = {
     "exact": duplicates.drop_exact,
     "near": lambda data: duplicates.drop_near(data, 0.8, index=DuplicateIndex(0.8, min_words=2)),
-    "decontaminate": lambda data: duplicates.decontaminate(data, rows(["a b c", "", "b b b b c a"], "test"), 3),
+    "decontaminate": lambda data: contamination.decontaminate(data, rows(["a b c", "", "b b b b c a"], "test"), 3),
 }
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "b", "C", "abc", "abd", "...", "模型"]), max_size=8).map(" ".join))
 
@@ -442,14 +442,14 @@ def test_the_wording_of_a_template_is_no_leak_but_what_only_one_row_shares_is():
     alone = "the quick brown fox jumps over the lazy dog while nobody in the garden looks at it"
     evaluation = text_rows([form + "the colours are wrong on my second screen", alone])
     more = text_rows([form + "button 0 of window 0 does nothing when pressed", f"As they say, {alone}."])
-    assert duplicates.decontaminate(rows, evaluation).dropped == {}
-    found = duplicates.decontaminate(concatenate_datasets([rows, more]), evaluation)
+    assert contamination.decontaminate(rows, evaluation).dropped == {}
+    found = contamination.decontaminate(concatenate_datasets([rows, more]), evaluation)
     assert found.dropped == {"13 words of an evaluation row": 1}
-    assert sum(duplicates.decontaminate(rows, evaluation, common=5).dropped.values()) == 5
+    assert sum(contamination.decontaminate(rows, evaluation, common=5).dropped.values()) == 5
     often = text_rows(
         [f"Number {i} says: {alone}, as ever {i}." for i in range(9)]
     )  # half of it is a leak at any count
-    assert sum(duplicates.decontaminate(often, evaluation).dropped.values()) == 9
+    assert sum(contamination.decontaminate(often, evaluation).dropped.values()) == 9
 
 
 def text_rows(texts: list[str]):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from nbhelpers import chat, forgetting, pydocs
+from nbhelpers import encoding, forgetting, pydocs
 from nbhelpers.forgetting import Probe
 
 PROBES = forgetting.probes()
@@ -88,10 +88,10 @@ def test_a_choice_is_the_reply_with_the_highest_probability(model, tokenizer, mo
 
     def log_probability(probe, reply):
         turns = [{"role": "user", "content": probe.question}, {"role": "assistant", "content": reply}]
-        row = chat.encode(turns, tokenizer)
+        row = encoding.encode(turns, tokenizer)
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
         logs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        learned = labels[1:] != chat.IGNORE
+        learned = labels[1:] != encoding.IGNORE
         return logs[learned, labels[1:][learned]].sum().item(), int(learned.sum())
 
     found = forgetting.measure(model, tokenizer)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import files, formats, shapes
+from nbhelpers import conversion, files, hosted, prices, schemas
 from nbhelpers.errors import DataError, NotebookError, ParameterError
 
 
@@ -67,19 +67,19 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("shape", formats.CONVERSATIONS)
+@pytest.mark.parametrize("shape", conversion.CONVERSATIONS)
 def test_a_conversation_is_written_and_read_as_the_shape_has_it(shape):
     row, messages = CONVERSATIONS[shape]
-    assert formats.from_messages({"messages": messages}, shape) == row
-    assert formats.normal_form(row) == {"messages": messages}
+    assert conversion.from_messages({"messages": messages}, shape) == row
+    assert conversion.normal_form(row) == {"messages": messages}
 
 
-@pytest.mark.parametrize("shape", formats.PAIRS)
+@pytest.mark.parametrize("shape", conversion.PAIRS)
 def test_a_pair_is_written_and_read_as_the_shape_has_it(shape):
     prompt = [ASK] if shape == "preference plain" else [SYSTEM, ASK]
     pair = {"prompt": prompt, "chosen": [ANSWER], "rejected": [OTHER]}
-    assert formats.from_messages(pair, shape) == PAIRS[shape]
-    assert formats.normal_form(PAIRS[shape]) == pair
+    assert conversion.from_messages(pair, shape) == PAIRS[shape]
+    assert conversion.normal_form(PAIRS[shape]) == pair
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_a_pair_is_written_and_read_as_the_shape_has_it(shape):
     ],
 )  # fmt: skip
 def test_variants_of_a_shape_are_read(row, expected):
-    assert formats.normal_form(row) == {"messages": expected}
+    assert conversion.normal_form(row) == {"messages": expected}
 
 
 def test_a_pair_whose_question_is_also_a_column_of_its_own_is_read():
     row = {"prompt": "Why?", "chosen": [ASK, ANSWER], "rejected": [ASK, OTHER], "score_chosen": 8.0}
-    assert formats.normal_form(row) == {"prompt": [ASK], "chosen": [ANSWER], "rejected": [OTHER]}
+    assert conversion.normal_form(row) == {"prompt": [ASK], "chosen": [ANSWER], "rejected": [OTHER]}
 
 
 def test_the_prompt_of_an_implicit_pair_is_the_one_that_trl_finds():
@@ -110,7 +110,7 @@ def test_the_prompt_of_an_implicit_pair_is_the_one_that_trl_finds():
 
     common = [SYSTEM, ASK, ANSWER, AGAIN]
     row = {"chosen": [*common, MORE], "rejected": [*common, OTHER]}
-    assert formats.normal_form(row) == extract_prompt(row)
+    assert conversion.normal_form(row) == extract_prompt(row)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_the_prompt_of_an_implicit_pair_is_the_one_that_trl_finds():
 )
 def test_a_row_that_cannot_be_read_is_refused_with_the_reason(row, message):
     with pytest.raises(DataError, match=message):
-        formats.normal_form(row)
-    converted = formats.convert([row, {"messages": [ASK, OTHER]}], "messages")
+        conversion.normal_form(row)
+    converted = conversion.convert([row, {"messages": [ASK, OTHER]}], "messages")
     assert (converted.read, len(converted.rows), list(converted.refused.values())) == (2, 1, [1])
     assert re.search(message, converted.refused_rows[1])
 
@@ -171,7 +171,7 @@ CANNOT_HOLD = [
     (TOOLS, "alpaca", "a tool turn"),
     (TOOLS, "openai", "a tool turn without the id of its call"),
     ([SYSTEM, ASK, OTHER], "prompt/completion plain", "more than one question and its answer"),
-    *((PAUSED, shape, "an answer of weight 0") for shape in formats.CONVERSATIONS if shape != "openai"),
+    *((PAUSED, shape, "an answer of weight 0") for shape in conversion.CONVERSATIONS if shape != "openai"),
     ([ASK, OTHER], "preference", "a conversation has no second answer"),
     (PAIRS["preference"], "alpaca", "a pair has an answer too many"),
     (PAIRS["preference"], "preference plain", "more than one question"),
@@ -185,18 +185,18 @@ CANNOT_HOLD = [
 @pytest.mark.parametrize(("row", "shape", "reason"), CANNOT_HOLD)
 def test_a_row_that_a_shape_cannot_hold_is_refused_and_counted_never_flattened(row, shape, reason):
     row = {"messages": row} if isinstance(row, list) else row
-    good = {"messages": [ASK, OTHER]} if shape in formats.CONVERSATIONS else PAIRS["preference plain"]
-    converted = formats.convert([good, row, good, row], shape)
+    good = {"messages": [ASK, OTHER]} if shape in conversion.CONVERSATIONS else PAIRS["preference plain"]
+    converted = conversion.convert([good, row, good, row], shape)
     assert converted.refused == {reason: 2}
     assert list(converted.refused_rows) == [2, 4]
     assert all(reason in message and shape in message for message in converted.refused_rows.values())
     assert (converted.read, len(converted.rows)) == (4, 2)
     assert str(converted) == f"4 rows read = 2 as {shape} + 2 refused ({reason})"
-    assert formats.round_trip([good, row, good, row], shape) == 2
+    assert conversion.round_trip([good, row, good, row], shape) == 2
 
 
 def test_an_unknown_shape_is_refused_with_the_known():
-    for function, rows in ((formats.from_messages, {}), (formats.convert, []), (formats.round_trip, [])):
+    for function, rows in ((conversion.from_messages, {}), (conversion.convert, []), (conversion.round_trip, [])):
         with pytest.raises(ParameterError, match="shape='chatml' is not one of messages, openai, sharegpt"):
             function(rows, "chatml")
 
@@ -207,25 +207,25 @@ def test_an_unknown_shape_is_refused_with_the_known():
 def test_other_columns_stay_but_not_those_of_another_shape_and_openai_gets_its_own_keys_alone():
     row = {"id": "7", "task": "t", "instruction": "Why?", "input": "", "output": "No.", "history": []}
     kept = {"id": "7", "task": "t"}
-    assert formats.convert([row], "messages").rows == [kept | {"messages": [ASK, OTHER]}]
-    assert formats.convert([row], "prompt/completion plain").rows == [
+    assert conversion.convert([row], "messages").rows == [kept | {"messages": [ASK, OTHER]}]
+    assert conversion.convert([row], "prompt/completion plain").rows == [
         kept | CONVERSATIONS["prompt/completion plain"][0]
     ]
-    assert formats.convert([row], "openai").rows == [{"messages": [ASK, OTHER]}]
+    assert conversion.convert([row], "openai").rows == [{"messages": [ASK, OTHER]}]
 
 
 def test_a_dataset_of_mixed_shapes_is_read_row_by_row():
     rows = [CONVERSATIONS[shape][0] for shape in ("sharegpt", "alpaca", "prompt/completion plain")]
     columns = {name: None for row in rows for name in row}
     table = datasets.Dataset.from_list([columns | row for row in rows])
-    assert [row["messages"] for row in formats.convert(table, "messages").rows] == [
+    assert [row["messages"] for row in conversion.convert(table, "messages").rows] == [
         CONVERSATIONS[shape][1] for shape in ("sharegpt", "alpaca", "prompt/completion plain")
     ]
 
 
-@pytest.mark.parametrize("shape", formats.CONVERSATIONS + formats.PAIRS)
+@pytest.mark.parametrize("shape", conversion.CONVERSATIONS + conversion.PAIRS)
 def test_no_rows_are_no_rows(shape):
-    converted = formats.convert([], shape)
+    converted = conversion.convert([], shape)
     assert (converted.rows, converted.read, converted.refused) == ([], 0, {})
 
 
@@ -233,15 +233,15 @@ def test_no_rows_are_no_rows(shape):
 def test_openai_takes_ten_examples_and_no_fewer(count, warned, smoke):
     rows = [{"messages": [ASK, OTHER]}] * count
     warning = "9 examples; OpenAI takes a training file of at least 10." if warned else ""
-    assert formats.convert(rows, "openai").warning == warning
-    assert formats.openai_price(rows, smoke[1], 1, 1.0).warning == warning
-    assert formats.convert(rows, "sharegpt").warning == ""
+    assert conversion.convert(rows, "openai").warning == warning
+    assert hosted.openai_price(rows, smoke[1], 1, 1.0).warning == warning
+    assert conversion.convert(rows, "sharegpt").warning == ""
 
 
 # --- round trips --------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
-    lambda text: not shapes.is_blank(text)
+    lambda text: not schemas.is_blank(text)
 )
 
 
@@ -269,18 +269,18 @@ quick = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_every_conversation_comes_back_from_every_shape_that_holds_it_and_the_others_are_counted(conversations, shape):
     rows = [{"id": str(i), "messages": messages} for i, messages in enumerate(conversations)]
     held = [row for row in rows if re.fullmatch(HELD[shape], "".join(turn["role"][0] for turn in row["messages"]))]
-    converted = formats.convert(rows, shape)
-    assert [formats.normal_form(row)["messages"] for row in converted.rows] == [row["messages"] for row in held]
+    converted = conversion.convert(rows, shape)
+    assert [conversion.normal_form(row)["messages"] for row in converted.rows] == [row["messages"] for row in held]
     assert converted.read == len(rows) == len(held) + sum(converted.refused.values())
     assert set(converted.refused_rows) == {i for i, row in enumerate(rows, 1) if row not in held}
-    assert formats.round_trip(rows, shape) == len(held)
+    assert conversion.round_trip(rows, shape) == len(held)
 
 
 @quick
-@given(CONVERSATION, ANSWERS, ANSWERS, st.sampled_from(formats.PAIRS))
+@given(CONVERSATION, ANSWERS, ANSWERS, st.sampled_from(conversion.PAIRS))
 def test_every_pair_comes_back_from_every_shape_that_holds_it(prompt, chosen, rejected, shape):
     pair = {"prompt": [*prompt, ASK], "chosen": chosen, "rejected": rejected}
-    converted = formats.convert([pair], shape)
+    converted = conversion.convert([pair], shape)
     same = pair["chosen"] == pair["rejected"]
     single = len(pair["chosen"]) == len(pair["rejected"]) == 1
     holds = {
@@ -289,28 +289,28 @@ def test_every_pair_comes_back_from_every_shape_that_holds_it(prompt, chosen, re
         "preference implicit": pair["chosen"][0] != pair["rejected"][0],
         "openai preference": single and all(turn["role"] != "tool" for turn in prompt),
     }[shape] and not same
-    assert [formats.normal_form(row) for row in converted.rows] == [pair] * holds
+    assert [conversion.normal_form(row) for row in converted.rows] == [pair] * holds
     assert len(converted.rows) + sum(converted.refused.values()) == 1
 
 
 def test_a_conversion_that_changes_a_row_is_found_and_named(monkeypatch):
-    write = formats.from_messages
+    write = conversion.from_messages
 
     def forgets_the_system_prompt(row, shape):
         return write(row | {"messages": [turn for turn in row["messages"] if turn["role"] != "system"]}, shape)
 
     rows = [{"id": "first", "messages": [ASK, OTHER]}, {"id": "second", "messages": CHAT}]
-    assert formats.round_trip(rows, "alpaca") == 2
+    assert conversion.round_trip(rows, "alpaca") == 2
 
     def forgets_the_answer(row, shape):
         return write(row, shape) | ({"output": ""} if row["id"] == "second" else {})
 
     for defect in (forgets_the_system_prompt, forgets_the_answer):
-        monkeypatch.setattr(formats, "from_messages", defect)
+        monkeypatch.setattr(conversion, "from_messages", defect)
         with pytest.raises(
             DataError, match=r"Row second \(number 2\) is not the same after a round trip through alpaca"
         ):
-            formats.round_trip(rows, "alpaca")
+            conversion.round_trip(rows, "alpaca")
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_a_written_file_is_what_the_source_reader_reads(tmp_path):
 
     rows = [{"messages": [turn("user", f"{i}\u2028\x85\r\n"), MORE]} for i in range(3)]
     path = tmp_path / "new" / "a.jsonl"
-    assert formats.write_jsonl(rows, path) == 3
+    assert conversion.write_jsonl(rows, path) == 3
     assert files.read(path) == rows
     assert len(path.read_text(encoding="utf-8").splitlines()) == 3
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
@@ -329,15 +329,15 @@ def test_a_written_file_is_what_the_source_reader_reads(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), date(2026, 1, 1), b"bytes", {1, 2}])
 def test_a_row_that_json_cannot_hold_leaves_the_old_file(tmp_path, value):
     path = tmp_path / "a.jsonl"
-    formats.write_jsonl([{"a": 1}], path)
+    conversion.write_jsonl([{"a": 1}], path)
     with pytest.raises(DataError, match="Row 2 cannot be written as JSON"):
-        formats.write_jsonl([{"a": 2}, {"a": value}], path)
+        conversion.write_jsonl([{"a": 2}, {"a": value}], path)
     assert path.read_text() == '{"a": 1}\n'
     assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
 def test_no_rows_write_an_empty_file(tmp_path):
-    assert formats.write_jsonl([], tmp_path / "a.jsonl") == 0
+    assert conversion.write_jsonl([], tmp_path / "a.jsonl") == 0
     assert (tmp_path / "a.jsonl").read_bytes() == b""
 
 
@@ -350,26 +350,26 @@ def test_the_price_is_tokens_times_epochs_times_price(smoke):
         text: len(smoke[1](text, add_special_tokens=False)["input_ids"]) for text in ("Why?", "No.", "Be brief.")
     }
     tokens = (3 + 2 * 4 + lengths["Why?"] + lengths["No."]) + (3 + 3 * 4 + sum(lengths.values()))
-    found = formats.openai_price(rows, smoke[1], epochs=3, dollars_per_million=25.0)
+    found = hosted.openai_price(rows, smoke[1], epochs=3, dollars_per_million=25.0)
     assert found.tokens == tokens
     assert found.dollars == pytest.approx(tokens * 3 * 25 / 1_000_000)
-    assert formats.openai_price(rows, smoke[1], 3, 0).dollars == 0
+    assert hosted.openai_price(rows, smoke[1], 3, 0).dollars == 0
 
 
 @pytest.mark.parametrize(("epochs", "price"), [(0, 1.0), (-1, 1.0), (1, -0.5)])
 def test_no_epoch_or_a_negative_price_is_refused(epochs, price, smoke):
     with pytest.raises(ParameterError, match=f"epochs={epochs} and dollars_per_million={price}"):
-        formats.openai_price([], smoke[1], epochs, price)
+        hosted.openai_price([], smoke[1], epochs, price)
 
 
 @pytest.mark.parametrize("row", [PAIRS["preference"], {"messages": [ASK]}, {"messages": [ASK, OTHER, TOOL, ANSWER]}])
 def test_a_row_that_openai_could_not_train_on_has_no_price(row, smoke):
     with pytest.raises(DataError, match=r"Row 2: .* Convert the rows to openai first"):
-        formats.openai_price([{"messages": [ASK, OTHER]}, row], smoke[1], 1, 1.0)
+        hosted.openai_price([{"messages": [ASK, OTHER]}, row], smoke[1], 1, 1.0)
 
 
 def test_every_price_has_a_source_and_a_date():
-    prices = formats.finetuning_prices()
+    prices = hosted.finetuning_prices()
     assert {price.provider for price in prices.values()} == {"OpenAI"}
     for model, price in prices.items():
         assert price.model == model
@@ -379,12 +379,12 @@ def test_every_price_has_a_source_and_a_date():
 
 
 def test_a_missing_table_names_the_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(formats.cost, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(prices, "repository_root", lambda: tmp_path)
     with pytest.raises(NotebookError, match=r"finetuning_prices.csv is missing"):
-        formats.finetuning_prices()
+        hosted.finetuning_prices()
 
 
 def test_a_converted_file_is_openais_format_and_nothing_else(tmp_path):
     rows = [{"id": "a", "task": "t", "messages": CHAT}]
-    formats.write_jsonl(formats.convert(rows, "openai").rows, tmp_path / "a.jsonl")
+    conversion.write_jsonl(conversion.convert(rows, "openai").rows, tmp_path / "a.jsonl")
     assert json.loads((tmp_path / "a.jsonl").read_text()) == {"messages": CHAT}

@@ -9,7 +9,7 @@ from closeness import assert_same
 from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from nbhelpers import chat, forward
+from nbhelpers import encoding, fast_paths
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def padded(smoke):
     generator = torch.Generator().manual_seed(3)
     rows = [torch.randint(3, 2_000, (length,), generator=generator).tolist() for length in (30, 18, 7)]
     batch = smoke[1].pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
-    batch["labels"] = torch.full_like(batch["input_ids"], chat.IGNORE)
+    batch["labels"] = torch.full_like(batch["input_ids"], encoding.IGNORE)
     for i, row in enumerate(rows):
         start = 2 * len(row) // 3
         batch["labels"][i, start : len(row)] = batch["input_ids"][i, start : len(row)]
@@ -27,9 +27,9 @@ def padded(smoke):
 
 def test_labelled_logits_are_those_of_the_whole_model_at_the_labels(smoke, padded):
     model = smoke[0]
-    learned = padded["labels"][:, 1:] != chat.IGNORE
+    learned = padded["labels"][:, 1:] != encoding.IGNORE
     whole = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits[:, :-1][learned]
-    found, targets = forward.labelled_logits(model, model.get_output_embeddings(), padded)
+    found, targets = fast_paths.labelled_logits(model, model.get_output_embeddings(), padded)
     assert found.shape == (int(learned.sum()), 2_048)
     torch.testing.assert_close(found, whole.float(), rtol=1e-4, atol=1e-4)
     assert targets.tolist() == padded["labels"][:, 1:][learned].tolist()
@@ -44,12 +44,12 @@ def test_a_mask_is_left_out_only_where_the_padding_is_on_the_right(smoke, padded
         seen.append(attention_mask is not None)
         return model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
 
-    forward.labelled_logits(watched, model.get_output_embeddings(), padded)
+    fast_paths.labelled_logits(watched, model.get_output_embeddings(), padded)
     left = {key: value.flip(1) for key, value in padded.items()}
-    forward.labelled_logits(watched, model.get_output_embeddings(), left)
+    fast_paths.labelled_logits(watched, model.get_output_embeddings(), left)
     holed = {**padded, "attention_mask": padded["attention_mask"].clone()}
     holed["attention_mask"][0, 5] = 0
-    forward.labelled_logits(watched, model.get_output_embeddings(), holed)
+    fast_paths.labelled_logits(watched, model.get_output_embeddings(), holed)
     assert seen == [False, True, True]
 
 
@@ -65,7 +65,7 @@ def test_grouped_attention_gives_the_same_and_copies_no_heads(smoke, padded, mon
     expected = model(**inputs).logits
     assert len(copies) == 2 * model.config.num_hidden_layers
     copies.clear()
-    with forward.grouped_attention("cpu"):
+    with fast_paths.grouped_attention("cpu"):
         found = model(**inputs).logits
     assert not copies
     real = inputs["attention_mask"].bool()
@@ -78,7 +78,7 @@ def test_grouped_attention_changes_nothing_on_a_gpu():
     from transformers.integrations import sdpa_attention
 
     before = sdpa_attention.use_gqa_in_sdpa
-    with forward.grouped_attention("cuda"):
+    with fast_paths.grouped_attention("cuda"):
         assert sdpa_attention.use_gqa_in_sdpa is before
 
 
@@ -91,7 +91,7 @@ def test_a_cache_with_room_holds_what_a_repeated_one_does_and_moves_nothing(smok
     )
     with torch.inference_mode():
         cache = model(input_ids=begun, use_cache=True).past_key_values
-        roomy, plain = forward.with_room(cache, 4, 20), copy.deepcopy(cache)
+        roomy, plain = fast_paths.with_room(cache, 4, 20), copy.deepcopy(cache)
         plain.batch_repeat_interleave(4)
         places = set()
         for rows, columns in [(slice(None), slice(0, 4)), (slice(None), slice(4, 5)), ([3, 1], slice(5, 9))]:
@@ -118,7 +118,7 @@ def test_a_cache_with_room_can_be_cut_back_and_reordered(smoke):
     ids = torch.randint(3, 2_000, (3, 14), generator=torch.Generator().manual_seed(6))
     ids[:, :5] = ids[0, :5]
     with torch.inference_mode():
-        cache = forward.with_room(model(input_ids=ids[:1, :5], use_cache=True).past_key_values, 3, 16)
+        cache = fast_paths.with_room(model(input_ids=ids[:1, :5], use_cache=True).past_key_values, 3, 16)
         model(input_ids=ids[:, 5:12], past_key_values=cache)
         cache.crop(-2)
         assert cache.get_seq_length() == 10
@@ -134,8 +134,8 @@ def test_only_attention_over_all_tokens_can_be_begun():
 
     full = DynamicCache(config=MistralConfig(num_hidden_layers=2, sliding_window=None))
     window = DynamicCache(config=MistralConfig(num_hidden_layers=2, sliding_window=8))
-    assert forward.can_begin(full)
-    assert not forward.can_begin(window)
+    assert fast_paths.can_begin(full)
+    assert not fast_paths.can_begin(window)
 
 
 SOFT = {
@@ -151,7 +151,7 @@ def test_behind_virtual_tokens_loss_and_gradients_are_those_of_peft(config, mode
     wrapped = get_peft_model(model, copy.deepcopy(config))
     trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     batch = {name: padded[name] for name in ("input_ids", "attention_mask", "labels")}
-    logits, targets = forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), dict(batch))
+    logits, targets = fast_paths.labelled_logits(wrapped, wrapped.get_output_embeddings(), dict(batch))
     ours = torch.nn.functional.cross_entropy(logits, targets)
     theirs = wrapped(**batch).loss
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
@@ -172,10 +172,10 @@ def test_attention_that_is_trained_is_computed_in_float32(model, padded, monkeyp
     with torch.autocast("cpu", torch.bfloat16):
         model(**batch)
         assert seen[-1][1], "without the block autocast lowers it"
-        with forward.float32_attention("cpu"):
+        with fast_paths.float32_attention("cpu"):
             model(**batch)
             assert seen[-1] == (torch.float32, False)
-            with forward.float32_attention("cpu"):  # a training within a training, say
+            with fast_paths.float32_attention("cpu"):  # a training within a training, say
                 pass
             with torch.no_grad():
                 model(**batch)
@@ -197,7 +197,7 @@ def test_with_attention_in_float32_a_bfloat16_training_stays_within_its_rounding
     ids = torch.randint(3, 2_000, padded["input_ids"].shape, generator=generator)
     batch = {"input_ids": ids, "attention_mask": padded["attention_mask"]}
     exact = _gradient(model, batch, autocast=False)
-    with forward.float32_attention("cpu"):
+    with fast_paths.float32_attention("cpu"):
         found = _gradient(model, batch)
     assert 0 < (found - exact).norm() < 2**-6 * exact.norm()  # four units of bfloat16's rounding, 2^-8
 
@@ -219,7 +219,7 @@ def test_attention_in_float32_is_nearer_to_float64_on_average():
         generator = torch.Generator().manual_seed(seed)
         *inputs, upstream = (torch.randn(shape, generator=generator).bfloat16() for shape in shapes)
         exact = _attention(inputs, upstream, torch.float64)
-        with forward.float32_attention("cpu"):
+        with fast_paths.float32_attention("cpu"):
             found = {"float32": _attention(inputs, upstream, torch.bfloat16)}
         found["bfloat16"] = _attention(inputs, upstream, torch.bfloat16)
         for name, parts in found.items():
@@ -230,5 +230,5 @@ def test_attention_in_float32_is_nearer_to_float64_on_average():
 
 def test_attention_changes_nothing_on_a_gpu():
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    with forward.float32_attention("cuda"):
+    with fast_paths.float32_attention("cuda"):
         assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from nbhelpers import chat, measures
+from nbhelpers import answer_forms, encoding, groups, lengths, vocabulary
 from nbhelpers.errors import DataError, ParameterError
 
 WORDS = ["the", "graph", "has", "a", "node", "and", "an", "edge", "of", "each", "weight", "in", "list", "with", "value"]
@@ -37,7 +37,7 @@ def test_relevance_is_the_cosine_with_the_centroid_worked_out_by_hand():
     expected = [centroid[0] / size, centroid[1] / size]
     twice = (1 + math.log(2)) * b  # "b b c"
     expected += [twice * centroid[1] / size / math.hypot(twice, unseen), 0, 0]
-    found = measures.relevance(rows_of("A", "b", "b b c", "c", ""), rows_of("a b", "a"))
+    found = vocabulary.relevance(rows_of("A", "b", "b b c", "c", ""), rows_of("a b", "a"))
     assert found == pytest.approx(expected, abs=1e-12)
 
 
@@ -61,23 +61,23 @@ def dense_relevance(rows: list[dict], reference: list[dict]) -> np.ndarray:
 
 def test_relevance_is_that_of_matrices_and_ranks_a_set_by_its_own_kind():
     rows, reference = random_rows(40, 1), random_rows(10, 2)
-    found = measures.relevance(rows, reference)
+    found = vocabulary.relevance(rows, reference)
     assert found == pytest.approx(dense_relevance(rows, reference), abs=1e-12)
     assert found.min() >= 0
     assert found.max() <= 1
     like, unlike = rows_of("the tensor of a layer"), rows_of("the king of a country")
     assert (
-        measures.relevance(like, rows_of("a tensor", "this layer"))[0]
-        > 3 * (measures.relevance(unlike, rows_of("a tensor", "this layer"))[0])
+        vocabulary.relevance(like, rows_of("a tensor", "this layer"))[0]
+        > 3 * (vocabulary.relevance(unlike, rows_of("a tensor", "this layer"))[0])
     )
 
 
 def test_relevance_of_a_row_does_not_depend_on_the_others():
     rows, reference = random_rows(20, 1), random_rows(10, 2)
-    assert measures.relevance(rows[:1], reference)[0] == measures.relevance(rows, reference)[0]
+    assert vocabulary.relevance(rows[:1], reference)[0] == vocabulary.relevance(rows, reference)[0]
 
 
-@pytest.mark.parametrize("measure", [measures.relevance, measures.coverage])
+@pytest.mark.parametrize("measure", [vocabulary.relevance, vocabulary.coverage])
 @pytest.mark.parametrize(("rows", "reference"), [([], ["a b"]), (["a b"], []), (["a b"], ["", "!"])])
 def test_nothing_to_compare_is_refused(measure, rows, reference):
     with pytest.raises(DataError, match=r"no rows|no word|two words"):
@@ -86,7 +86,7 @@ def test_nothing_to_compare_is_refused(measure, rows, reference):
 
 def test_diversity_counts_grams_within_a_text():
     # words a a b | a b, bigrams (a a) (a b) | (a b), trigram (a a b)
-    found = measures.diversity(rows_of("a A b", "a b", ""), sample_words=5)
+    found = vocabulary.diversity(rows_of("a A b", "a b", ""), sample_words=5)
     expected = {"rows": 3, "words": 5, "distinct_1": 2 / 5, "distinct_2": 2 / 3, "distinct_3": 1.0}
     assert found.items() >= expected.items()
     assert [found[f"distinct_{n}_sample"] for n in (1, 2, 3)] == [found[f"distinct_{n}"] for n in (1, 2, 3)]
@@ -97,29 +97,29 @@ def test_diversity_counts_grams_within_a_text():
 def test_distinct_n_is_that_of_sets_of_tuples():
     rows = random_rows(60)
     words = [row["text"].split() for row in rows]
-    found = measures.diversity(rows)
+    found = vocabulary.diversity(rows)
     for n in (1, 2, 3):
         grams = [tuple(text[i : i + n]) for text in words for i in range(len(text) - n + 1)]
         assert found[f"distinct_{n}"] == len(set(grams)) / len(grams)
 
 
 def test_only_the_sample_of_fixed_size_is_the_same_for_a_larger_set():
-    small, large = measures.diversity(random_rows(100), 0, 1_000), measures.diversity(random_rows(1_000), 0, 1_000)
+    small, large = vocabulary.diversity(random_rows(100), 0, 1_000), vocabulary.diversity(random_rows(1_000), 0, 1_000)
     assert large["distinct_3"] < small["distinct_3"] / 1.5
     assert large["distinct_3_sample"] == pytest.approx(small["distinct_3_sample"], rel=0.05)
-    assert measures.diversity(random_rows(100), 0, 10_000)["distinct_1_sample"] is None  # too few words
+    assert vocabulary.diversity(random_rows(100), 0, 10_000)["distinct_1_sample"] is None  # too few words
 
 
 def test_repeated_rows_are_less_diverse_and_compress_more():
     rows = random_rows(50)
-    once, often = measures.diversity(rows), measures.diversity(rows * 4)
+    once, often = vocabulary.diversity(rows), vocabulary.diversity(rows * 4)
     assert often["distinct_2"] == pytest.approx(once["distinct_2"] / 4)
     assert often["compression_ratio"] > 2.5 * once["compression_ratio"]
 
 
 def test_the_sample_depends_on_the_seed_alone():
     rows = random_rows(200)
-    first, again, other = (measures.diversity(rows, seed, 300) for seed in (1, 1, 2))
+    first, again, other = (vocabulary.diversity(rows, seed, 300) for seed in (1, 1, 2))
     assert first == again
     assert first["distinct_3_sample"] != other["distinct_3_sample"]
     assert first["distinct_3"] == other["distinct_3"]
@@ -128,20 +128,20 @@ def test_the_sample_depends_on_the_seed_alone():
 @pytest.mark.parametrize("texts", [[], ["", "!?"]])
 def test_diversity_of_no_words_is_refused(texts):
     with pytest.raises(DataError, match=r"no rows|has a word"):
-        measures.diversity(rows_of(*texts))
+        vocabulary.diversity(rows_of(*texts))
 
 
 def test_one_word_has_no_bigrams():
-    found = measures.diversity(rows_of("word"))
+    found = vocabulary.diversity(rows_of("word"))
     assert (found["distinct_1"], found["distinct_2"], found["distinct_3"]) == (1, None, None)
 
 
 def test_coverage_is_the_share_of_bigram_mass():
     reference = rows_of("a b a b", "c d")  # ab ba ab cd
-    assert measures.coverage(rows_of("x A b"), reference) == 2 / 4
-    assert measures.coverage(rows_of("a b", "a", "c d"), reference) == 3 / 4
-    assert measures.coverage(reference, reference) == 1
-    assert measures.coverage(rows_of("a", "b", "c"), reference) == 0
+    assert vocabulary.coverage(rows_of("x A b"), reference) == 2 / 4
+    assert vocabulary.coverage(rows_of("a b", "a", "c d"), reference) == 3 / 4
+    assert vocabulary.coverage(reference, reference) == 1
+    assert vocabulary.coverage(rows_of("a", "b", "c"), reference) == 0
 
 
 # --- form -----------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_coverage_is_the_share_of_bigram_mass():
     ],
 )
 def test_the_form_of_an_answer(answer, expected):
-    assert measures.form(answer) == expected
+    assert answer_forms.form(answer) == expected
 
 
 def test_format_consistency_names_the_form_and_those_that_deviate():
@@ -195,7 +195,7 @@ def test_format_consistency_names_the_form_and_those_that_deviate():
     rows += [{"id": f"w{i}", "task": "word", "messages": conversation("word")} for i in range(3)]
     rows += [{"id": "n", "task": None, "messages": conversation("Two words.")}]
     for given in (rows, datasets.Dataset.from_list(rows)):
-        table = measures.format_consistency(given)
+        table = answer_forms.format_consistency(given)
         assert table.to_dict("list") == {
             "task": ["json", "word", "(none)"],
             "rows": [10, 3, 1],
@@ -207,7 +207,7 @@ def test_format_consistency_names_the_form_and_those_that_deviate():
 
 
 def test_at_most_five_deviating_rows_are_named_and_text_rows_work():
-    table = measures.format_consistency(rows_of(*["1"] * 10, *["a b"] * 7))
+    table = answer_forms.format_consistency(rows_of(*["1"] * 10, *["a b"] * 7))
     assert table.loc[0, "deviating"] == ["r10", "r11", "r12", "r13", "r14"]
     assert table.loc[0, "share"] == 10 / 17
 
@@ -226,7 +226,7 @@ def grouped(**mixes: dict[str, int]) -> list[dict]:
 
 
 def test_skew_worked_out_by_hand():
-    table = measures.skew(grouped(a={"x": 6, "y": 2}, b={"x": 0, "y": 2}), "package").set_index("group")
+    table = groups.skew(grouped(a={"x": 6, "y": 2}, b={"x": 0, "y": 2}), "package").set_index("group")
     assert list(table.index) == ["(all)", "a", "b"]
     assert list(table["rows"]) == [10, 8, 2]
     assert list(table["share"]) == [1, 0.8, 0.2]
@@ -247,7 +247,7 @@ def test_the_distance_by_chance_is_the_mean_over_random_groups():
         rows = [{"text": "a", "task": label, "package": str(i % 20)} for i, label in enumerate(labels)]
         for row, label in zip(rows, rng.sample(labels, len(labels)), strict=True):
             row["task"] = label
-        table = measures.skew(rows, "package")
+        table = groups.skew(rows, "package")
         found += list(table["distance"][1:])
         expected = table["by_chance"][1]
     assert np.mean(found) == pytest.approx(expected, rel=0.06)  # 600 groups of 50 rows
@@ -255,13 +255,13 @@ def test_the_distance_by_chance_is_the_mean_over_random_groups():
 
 def test_skew_of_lengths_alone_of_missing_values_and_of_unknown_columns():
     rows = rows_of("a b c", "a", package="p") + rows_of("a b")
-    table = measures.skew(rows, "package", label=None)
+    table = groups.skew(rows, "package", label=None)
     assert list(table.columns) == ["group", "rows", "share", "median_words"]
     assert table.to_numpy().tolist() == [["(all)", 3, 1, 2], ["p", 2, 2 / 3, 2], ["(none)", 1, 1 / 3, 2]]
     with pytest.raises(ParameterError, match=r"no column 'module'; they have id, package, text"):
-        measures.skew(rows, "module")
+        groups.skew(rows, "module")
     with pytest.raises(ParameterError, match="no column 'task'"):
-        measures.skew(rows, "package")
+        groups.skew(rows, "package")
 
 
 GROUPS, TERMS = {"f": ["she"], "m": ["he"]}, {"lead": ["boss", "Chief"]}
@@ -273,7 +273,7 @@ def mentions(she_with: int, she: int, he_with: int, he: int) -> list[dict]:
 
 
 def test_co_occurrence_counts_texts_and_compares_groups():
-    table = measures.co_occurrence(mentions(10, 40, 30, 60), GROUPS, TERMS, prior=1e-9)
+    table = groups.co_occurrence(mentions(10, 40, 30, 60), GROUPS, TERMS, prior=1e-9)
     assert list(table["group"]) == ["f", "m"]
     assert list(table["terms"]) == ["lead", "lead"]
     assert table[["texts", "count", "others", "others_count"]].to_numpy().tolist() == [
@@ -290,20 +290,20 @@ def test_co_occurrence_counts_texts_and_compares_groups():
 
 def test_the_prior_pulls_toward_no_difference():
     ratios = [
-        measures.co_occurrence(mentions(2, 20, 12, 20), GROUPS, TERMS, prior).iloc[0].log_odds
+        groups.co_occurrence(mentions(2, 20, 12, 20), GROUPS, TERMS, prior).iloc[0].log_odds
         for prior in (1e-9, 10, 1e9)
     ]
     assert ratios[0] < ratios[1] < ratios[2] < 1e-6
     # by hand: rate of both 14/40, so 3.5 texts with and 6.5 without are added to either side
     assert ratios[1] == pytest.approx(math.log(5.5 / 24.5) - math.log(15.5 / 14.5))
-    even = measures.co_occurrence(mentions(3, 10, 30, 100), GROUPS, TERMS).iloc[0]
+    even = groups.co_occurrence(mentions(3, 10, 30, 100), GROUPS, TERMS).iloc[0]
     assert even.log_odds == pytest.approx(0, abs=1e-12)
     assert even.low < 0 < even.high
 
 
 def test_a_text_that_mentions_both_counts_for_both_and_as_the_others_of_neither():
     rows = mentions(5, 10, 5, 10) + rows_of("he and she")
-    table = measures.co_occurrence(rows, GROUPS, TERMS)
+    table = groups.co_occurrence(rows, GROUPS, TERMS)
     assert table[["texts", "others"]].to_numpy().tolist() == [[11, 10], [11, 10]]
 
 
@@ -313,7 +313,7 @@ def test_the_interval_covers_the_truth():
     covered = 0
     for _ in range(500):
         a, c = rng.binomial(150, 0.3), rng.binomial(200, 0.5)
-        _, low, high = measures._log_odds(a, 150, c, 200, prior=1e-9)
+        _, low, high = groups._log_odds(a, 150, c, 200, prior=1e-9)
         covered += low <= truth <= high
     assert 0.925 < covered / 500 < 0.975
 
@@ -329,22 +329,22 @@ def test_the_interval_covers_the_truth():
     ],
 )
 def test_few_texts_are_left_blank(counts, blank):
-    first = measures.co_occurrence(mentions(*counts), GROUPS, TERMS).iloc[0]
+    first = groups.co_occurrence(mentions(*counts), GROUPS, TERMS).iloc[0]
     assert np.isnan([first.log_odds, first.low, first.high]).tolist() == [blank is not None] * 3
     assert math.isnan(first.rate) == (counts[1] < 5)
     assert first["count"] == counts[0]  # what was counted is always shown
 
 
 def test_word_lists_are_single_words_and_disjoint():
-    for lists in (measures.GROUPS, measures.TERMS):
+    for lists in (groups.GROUPS, groups.TERMS):
         words = [word for words in lists.values() for word in words]
         assert len(words) == len(set(words))
-    table = measures.co_occurrence(rows_of("she"))
-    assert len(table) == len(measures.GROUPS) * len(measures.TERMS)
+    table = groups.co_occurrence(rows_of("she"))
+    assert len(table) == len(groups.GROUPS) * len(groups.TERMS)
     with pytest.raises(ParameterError, match=r"lead has 'vice president'; each entry must be a single word"):
-        measures.co_occurrence(rows_of("she"), GROUPS, {"lead": ["vice president"]})
+        groups.co_occurrence(rows_of("she"), GROUPS, {"lead": ["vice president"]})
     with pytest.raises(ParameterError, match="prior is 0"):
-        measures.co_occurrence(rows_of("she"), prior=0)
+        groups.co_occurrence(rows_of("she"), prior=0)
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------
@@ -352,20 +352,20 @@ def test_word_lists_are_single_words_and_disjoint():
 
 def test_token_lengths_are_those_that_training_sees(tokenizer):
     rows = [{"messages": conversation(f"It is {row['text']}")} for row in random_rows(25)]
-    expected = [len(chat.encode(row["messages"], tokenizer)["input_ids"]) for row in rows]
-    assert measures.token_lengths(rows, tokenizer, batch_size=7).tolist() == expected
+    expected = [len(encoding.encode(row["messages"], tokenizer)["input_ids"]) for row in rows]
+    assert lengths.token_lengths(rows, tokenizer, batch_size=7).tolist() == expected
     assert len(set(expected)) > 5
 
 
 def test_token_lengths_of_text_are_those_of_the_text_as_it_is(tokenizer):
     rows = random_rows(5)
     expected = [len(tokenizer(row["text"], add_special_tokens=False)["input_ids"]) for row in rows]
-    assert measures.token_lengths(rows, tokenizer).tolist() == expected
-    assert measures.token_lengths([], tokenizer).tolist() == []
+    assert lengths.token_lengths(rows, tokenizer).tolist() == expected
+    assert lengths.token_lengths([], tokenizer).tolist() == []
 
 
 def test_truncation_worked_out_by_hand():
-    table = measures.truncation([10, 20, 30, 40], [25, 100], answer_lengths=[5, 5, 10, 10], batch_size=2)
+    table = lengths.truncation([10, 20, 30, 40], [25, 100], answer_lengths=[5, 5, 10, 10], batch_size=2)
     first, second = table.to_dict("records")
     assert (first["rows_over"], first["share_over"], first["tokens_cut"]) == (2, 0.5, 20)
     assert (first["kept_if_cut"], first["kept_if_dropped"]) == (0.8, 0.3)
@@ -373,22 +373,22 @@ def test_truncation_worked_out_by_hand():
     assert (first["answers_cut"], first["answers_lost"], first["answer_tokens_kept"]) == (2, 1, 0.5)
     assert (second["rows_over"], second["tokens_cut"], second["kept_if_dropped"]) == (0, 0, 1)
     assert (second["answers_cut"], second["answers_lost"], second["answer_tokens_kept"]) == (0, 0, 1)
-    assert first["packing"] == measures.packing_efficiency([10, 20, 30, 40], 25) == 80 / 100
-    assert "answers_cut" not in measures.truncation([10], [5])
+    assert first["packing"] == lengths.packing_efficiency([10, 20, 30, 40], 25) == 80 / 100
+    assert "answers_cut" not in lengths.truncation([10], [5])
 
 
 def test_padding_is_the_share_of_a_batch_that_is_not_a_row():
-    pair = measures.truncation([10, 40], [40, 20], batch_size=2)
+    pair = lengths.truncation([10, 40], [40, 20], batch_size=2)
     assert pair["padded_random"].tolist() == pytest.approx([30 / 80, 10 / 40])
-    single = measures.truncation([10, 40, 20], [40], batch_size=1).iloc[0]
+    single = lengths.truncation([10, 40, 20], [40], batch_size=1).iloc[0]
     assert single["padded_random"] == single["padded_grouped"] == 0
-    short = measures.truncation([10, 10, 10], [40], batch_size=8).iloc[0]  # a last batch of three
+    short = lengths.truncation([10, 10, 10], [40], batch_size=8).iloc[0]  # a last batch of three
     assert short["padded_random"] == 0
 
 
 def test_grouping_by_length_saves_padding_and_the_seed_decides():
     lengths = np.random.default_rng(0).integers(5, 200, size=800)
-    table, again, other = (measures.truncation(lengths, [100, 200], seed=seed) for seed in (0, 0, 1))
+    table, again, other = (lengths.truncation(lengths, [100, 200], seed=seed) for seed in (0, 0, 1))
     assert table.equals(again)
     assert table["padded_random"].tolist() != other["padded_random"].tolist()
     assert (table["padded_grouped"] < table["padded_random"] / 5).all()
@@ -396,50 +396,50 @@ def test_grouping_by_length_saves_padding_and_the_seed_decides():
 
 def test_padding_of_uniform_lengths_is_the_mean_over_the_expected_longest():
     lengths = np.random.default_rng(0).integers(1, 200, size=8_000)
-    found = measures.truncation(lengths, [200]).iloc[0]["padded_random"]
+    found = lengths.truncation(lengths, [200]).iloc[0]["padded_random"]
     assert found == pytest.approx(1 - lengths.mean() / (200 * 8 / 9), abs=0.01)  # the longest of 8: 8/9 of the range
 
 
 def test_packing_keeps_every_row_whole():
     lengths = np.random.default_rng(0).integers(1, 120, size=2_500)
-    packed = measures.pack(lengths, 128)
+    packed = lengths.pack(lengths, 128)
     assert sorted(length for sequence in packed for length in sequence) == sorted(lengths)
     assert max(map(sum, packed)) <= 128
-    assert measures.packing_efficiency(lengths, 128) == lengths.sum() / (128 * len(packed))
-    assert measures.packing_efficiency(lengths, 128) > 0.9
+    assert lengths.packing_efficiency(lengths, 128) == lengths.sum() / (128 * len(packed))
+    assert lengths.packing_efficiency(lengths, 128) > 0.9
 
 
 def test_packing_of_known_cases():
-    assert measures.pack([3, 5, 4, 2, 6], 8) == [[6, 2], [5, 3], [4]]
-    assert measures.packing_efficiency([3, 5, 4, 2, 6], 8) == 20 / 24
-    assert measures.pack([10, 0, 3], 4) == [[4], [3]]  # cut to max_length; an empty row takes no place
-    assert measures.packing_efficiency([4, 4], 4) == 1
+    assert lengths.pack([3, 5, 4, 2, 6], 8) == [[6, 2], [5, 3], [4]]
+    assert lengths.packing_efficiency([3, 5, 4, 2, 6], 8) == 20 / 24
+    assert lengths.pack([10, 0, 3], 4) == [[4], [3]]  # cut to max_length; an empty row takes no place
+    assert lengths.packing_efficiency([4, 4], 4) == 1
 
 
 def test_packing_leaves_the_progress_bars_as_they_were():
     import datasets
 
     assert datasets.utils.is_progress_bar_enabled()
-    measures.pack([1], 2)
+    lengths.pack([1], 2)
     assert datasets.utils.is_progress_bar_enabled()
 
 
 @pytest.mark.parametrize("lengths", [[], [0, 0], [-1, 5], [[1, 2]]])
 def test_lengths_that_are_none_are_refused(lengths):
     with pytest.raises(DataError, match="lengths must be"):
-        measures.truncation(lengths, [8])
+        lengths.truncation(lengths, [8])
     with pytest.raises(DataError, match="lengths must be"):
-        measures.packing_efficiency(lengths, 8)
+        lengths.packing_efficiency(lengths, 8)
 
 
 def test_bad_limits_and_answers_are_refused():
     with pytest.raises(ParameterError, match="max_length is 0"):
-        measures.truncation([5], [0])
+        lengths.truncation([5], [0])
     with pytest.raises(ParameterError, match="batch_size is 0"):
-        measures.truncation([5], [4], batch_size=0)
+        lengths.truncation([5], [4], batch_size=0)
     for answers in ([6], [1, 1], [0]):
         with pytest.raises(DataError, match="answer_lengths"):
-            measures.truncation([5], [4], answer_lengths=answers)
+            lengths.truncation([5], [4], answer_lengths=answers)
 
 
 def test_every_measure_takes_a_dataset_of_messages():
@@ -448,9 +448,9 @@ def test_every_measure_takes_a_dataset_of_messages():
     rows = datasets.Dataset.from_list(
         [{"id": str(i), "task": "t", "messages": conversation(json.dumps({"a": i}))} for i in range(6)]
     )
-    assert measures.relevance(rows, rows).shape == (6,)
-    assert measures.diversity(rows)["rows"] == 6
-    assert measures.coverage(rows, rows) == 1
-    assert measures.format_consistency(rows)["form"].tolist() == ["JSON object"]
-    assert measures.skew(rows, "task")["rows"].tolist() == [6, 6]
-    assert measures.co_occurrence(rows)["texts"].sum() == 0
+    assert vocabulary.relevance(rows, rows).shape == (6,)
+    assert vocabulary.diversity(rows)["rows"] == 6
+    assert vocabulary.coverage(rows, rows) == 1
+    assert answer_forms.format_consistency(rows)["form"].tolist() == ["JSON object"]
+    assert groups.skew(rows, "task")["rows"].tolist() == [6, 6]
+    assert groups.co_occurrence(rows)["texts"].sum() == 0

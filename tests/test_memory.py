@@ -7,7 +7,7 @@ import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from saved_tensors import kept
 
-from nbhelpers import adapters, chat, forward, memory, models
+from nbhelpers import adapters, encoding, fast_paths, loading, memory, memory_usage
 from nbhelpers.errors import ModelError, ResourceError
 
 MIB = 2**20
@@ -15,17 +15,17 @@ IA3 = ["k_proj", "v_proj", "down_proj"]
 
 
 def test_peak_sees_what_was_allocated_and_freed_within():
-    with memory.peak() as peak:
+    with memory_usage.peak() as peak:
         block = torch.ones(50 * MIB)  # 200 MiB of float32
         del block
     assert 195 * MIB < peak.bytes < 230 * MIB
 
 
 def test_a_second_peak_does_not_remember_the_first():
-    with memory.peak():
+    with memory_usage.peak():
         block = torch.ones(50 * MIB)
         del block
-    with memory.peak() as peak:
+    with memory_usage.peak() as peak:
         torch.ones(5 * MIB)
     assert peak.bytes < 40 * MIB
 
@@ -43,7 +43,7 @@ def test_sampling_agrees_where_the_kernel_has_no_mark_to_reset(monkeypatch):
         return found
 
     monkeypatch.setattr(psutil.Process, "memory_info", counted)
-    with memory.peak() as peak:
+    with memory_usage.peak() as peak:
         block = torch.ones(50 * MIB)
         while sampled.acquire(blocking=False):
             pass
@@ -56,37 +56,37 @@ def test_sampling_agrees_where_the_kernel_has_no_mark_to_reset(monkeypatch):
 def test_free_gives_memory_back_to_the_machine():
     gc.collect()
     resident = psutil.Process().memory_info
-    memory.free()
+    memory_usage.free()
     before = resident().rss
     kept = [[torch.ones(16_384), bytearray(64)] for _ in range(3_000)]  # 64 KiB each: from the heap, not mapped
     kept.append([kept])  # a cycle: only the collector finds it
     held = resident().rss - before
     last = torch.ones(16_384)  # lies above them, so the heap cannot shrink from its end
     del kept
-    memory.free()
+    memory_usage.free()
     assert held > 180e6
     assert resident().rss - before < 20e6
     assert last.sum() == 16_384
 
 
 def test_pages_are_kept_for_the_next_tensor_and_do_not_hide_a_peak():
-    memory.keep_pages()
+    memory_usage.keep_pages()
     resident = psutil.Process().memory_info
-    memory.free()
+    memory_usage.free()
     before = resident().rss
     block = torch.ones(50 * MIB)
     del block
     assert resident().rss - before > 195 * MIB
-    with memory.peak() as peak:
+    with memory_usage.peak() as peak:
         torch.ones(50 * MIB)
     assert peak.bytes > 195 * MIB
-    memory.free()
+    memory_usage.free()
     assert resident().rss - before < 20 * MIB
 
 
 @pytest.fixture(scope="module")
 def shape():
-    return memory.Shape.of(models.fetch("smoke"))
+    return memory.Shape.of(loading.fetch("smoke"))
 
 
 def test_shape_counts_the_parameters_of_the_real_model(shape, smoke):
@@ -98,7 +98,7 @@ def test_shape_counts_the_parameters_of_the_real_model(shape, smoke):
 @pytest.mark.parametrize("rank", [1, 8])
 def test_lora_parameters_equal_what_peft_trains(shape, model, rank):
     wrapped = get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
-    assert shape.lora_parameters(rank) == models.count_parameters(wrapped)["trainable"]
+    assert shape.lora_parameters(rank) == loading.count_parameters(wrapped)["trainable"]
 
 
 def test_nf4_bytes_are_those_that_bitsandbytes_stores():
@@ -145,10 +145,10 @@ def test_predicted_activations_are_what_autograd_keeps(method, dtype, stored, sh
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     ids = torch.randint(3, 2_000, (rows, length))
-    batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, chat.IGNORE)}
+    batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, encoding.IGNORE)}
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
-    with adapters.in_place_lora(wrapped), forward.float32_attention("cpu"), kept(wrapped) as sizes, autocast:
-        logits, _ = forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
+    with fast_paths.in_place_lora(wrapped), fast_paths.float32_attention("cpu"), kept(wrapped) as sizes, autocast:
+        logits, _ = fast_paths.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
     plan = memory.Plan(rows * length, rows, rows * length, rows)
     predicted = memory.predict(shape, method, dtype, plan, lora_rank=4, weights_dtype=stored)
     copies = predicted["weights"] - shape.parameters * memory.BYTES[stored]  # what autocast lowers, kept as well
@@ -172,9 +172,9 @@ def test_each_adapter_keeps_what_its_formula_says(dtype, config, virtual, shape,
     rows, length = 4, 64
     wrapped, autocast = adapted(model, config, dtype)
     ids = torch.randint(3, 2_000, (rows, length))
-    batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, chat.IGNORE)}
-    with adapters.in_place_lora(wrapped), forward.float32_attention("cpu"), kept(wrapped) as sizes, autocast:
-        forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
+    batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, encoding.IGNORE)}
+    with fast_paths.in_place_lora(wrapped), fast_paths.float32_attention("cpu"), kept(wrapped) as sizes, autocast:
+        fast_paths.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
     tokens = rows * (length + virtual)
     plan, width = memory.Plan(tokens, rows, tokens, rows), adapters.kept_width(shape, config)
     predicted = memory.predict(shape, "lora", dtype, plan, adapter_width=width)["activations"]
@@ -187,9 +187,9 @@ def test_dora_keeps_the_outputs_too(dtype, shape, model):
     (wrapped, autocast), found, predicted = adapted(model, config, dtype), [], []
     for length in (32, 64):  # the difference, for PEFT also touches matrices that it lets go of at once
         ids = torch.randint(3, 2_000, (4, length))
-        batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, chat.IGNORE)}
-        with adapters.in_place_lora(wrapped), forward.float32_attention("cpu"), kept(wrapped) as sizes, autocast:
-            forward.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
+        batch = {"input_ids": ids, "labels": torch.where(torch.arange(length) == length - 1, ids, encoding.IGNORE)}
+        with fast_paths.in_place_lora(wrapped), fast_paths.float32_attention("cpu"), kept(wrapped) as sizes, autocast:
+            fast_paths.labelled_logits(wrapped, wrapped.get_output_embeddings(), batch)
         found.append(sum(sizes))
         plan, width = memory.Plan(4 * length, 4, 4 * length, 4), adapters.kept_width(shape, config)
         predicted.append(memory.predict(shape, "lora", dtype, plan, adapter_width=width)["activations"])
@@ -240,7 +240,7 @@ def test_refuses_only_beyond_its_error_margin():
 
 
 def test_ignore_is_the_label_that_torch_ignores():
-    assert torch.nn.CrossEntropyLoss().ignore_index == chat.IGNORE
+    assert torch.nn.CrossEntropyLoss().ignore_index == encoding.IGNORE
 
 
 @pytest.mark.parametrize(
@@ -255,15 +255,15 @@ def test_ignore_is_the_label_that_torch_ignores():
     ],
 )
 def test_a_lack_of_memory_is_told_from_other_errors(error, exhausted):
-    assert memory.is_exhausted(error) == exhausted
+    assert memory_usage.is_exhausted(error) == exhausted
 
 
 def test_what_a_tensor_takes_is_held_and_given_back():
-    before = memory.held()
+    before = memory_usage.held()
     block = torch.ones(2**24)
-    assert memory.held() - before == pytest.approx(2**26, rel=0.1)
+    assert memory_usage.held() - before == pytest.approx(2**26, rel=0.1)
     del block
-    assert memory.held() - before < 2**24
+    assert memory_usage.held() - before < 2**24
 
 
 def test_the_batch_size_is_the_largest_that_fits():

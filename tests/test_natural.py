@@ -6,7 +6,7 @@ import sys
 import natural_sample
 import pytest
 
-from nbhelpers.run import repository_root
+from nbhelpers.storage import repository_root
 
 
 def labels(name: str) -> list[dict]:

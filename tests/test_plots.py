@@ -5,8 +5,8 @@ import pytest
 mpl.use("Agg")
 
 from nbhelpers import plots
-from nbhelpers.evaluation import Evaluation
-from nbhelpers.metrics import Metric
+from nbhelpers.scoring import Evaluation
+from nbhelpers.statistics import Metric
 
 
 @pytest.fixture(autouse=True)
@@ -124,10 +124,10 @@ def test_recall_shows_every_seed_and_marks_what_is_below_target():
 
 
 def test_skew_stacks_the_shares_and_says_what_it_leaves_out():
-    from nbhelpers import measures
+    from nbhelpers import groups
 
     rows = [{"text": "a b", "task": f"t{i % 7}", "package": f"p{i % 5}"} for i in range(70)]
-    ax = plots.plot_skew(measures.skew(rows, "package"), most=3)
+    ax = plots.plot_skew(groups.skew(rows, "package"), most=3)
     assert len(ax.get_yticklabels()) == 4
     assert ax.get_yticklabels()[0].get_text() == "(all) (70)"
     assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "2 other"

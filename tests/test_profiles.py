@@ -7,15 +7,15 @@ import psutil
 import pytest
 import torch
 
-from nbhelpers import profiles, run
+from nbhelpers import hardware, parameters, profiles
 from nbhelpers.errors import ParameterError
 
 PRICES = Path(__file__).parent.parent / "data" / "prices.csv"
 
 
-def machine(gpu: str | None, gigabytes: float = 0) -> profiles.Hardware:
+def machine(gpu: str | None, gigabytes: float = 0) -> hardware.Hardware:
     """As torch reports it: `gigabytes` is a little under what the card is sold as, in powers of ten over it."""
-    return profiles.Hardware("CPU", 2, 8 * 2**30, gpu, int(gigabytes * 1e9), "Linux x86_64")
+    return hardware.Hardware("CPU", 2, 8 * 2**30, gpu, int(gigabytes * 1e9), "Linux x86_64")
 
 
 @pytest.mark.parametrize(
@@ -70,52 +70,52 @@ def control_group(folder: Path, version: int, limit: str, used: int, files: int 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_container_limit_is_respected(version, tmp_path, monkeypatch):
     limit, used = 64 * 2**20, 48 * 2**20
-    monkeypatch.setattr(profiles, "CGROUP", control_group(tmp_path, version, str(limit), used))
-    assert profiles.memory_free() == limit - used
-    assert profiles.hardware().memory == limit
+    monkeypatch.setattr(hardware, "CGROUP", control_group(tmp_path, version, str(limit), used))
+    assert hardware.memory_free() == limit - used
+    assert hardware.detect().memory == limit
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_files_the_kernel_keeps_in_memory_count_as_free(version, tmp_path, monkeypatch):
     group = control_group(tmp_path, version, str(64 * 2**20), used=60 * 2**20, files=40 * 2**20)
-    monkeypatch.setattr(profiles, "CGROUP", group)
-    assert profiles.memory_free() == 44 * 2**20
+    monkeypatch.setattr(hardware, "CGROUP", group)
+    assert hardware.memory_free() == 44 * 2**20
 
 
 def test_a_full_container_has_nothing_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiles, "CGROUP", control_group(tmp_path, 2, "1000", used=2000))
-    assert profiles.memory_free() == 0
+    monkeypatch.setattr(hardware, "CGROUP", control_group(tmp_path, 2, "1000", used=2000))
+    assert hardware.memory_free() == 0
 
 
 @pytest.mark.parametrize(("version", "limit"), [(2, "max"), (1, str(2**63 - 4096))])
 def test_a_container_without_a_limit_has_the_memory_of_the_machine(version, limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(profiles, "CGROUP", control_group(tmp_path, version, limit, used=2**20))
-    assert profiles.hardware().memory == psutil.virtual_memory().total
+    monkeypatch.setattr(hardware, "CGROUP", control_group(tmp_path, version, limit, used=2**20))
+    assert hardware.detect().memory == psutil.virtual_memory().total
     now = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: now)  # other processes take and give back at any time
-    assert profiles.memory_free() == now.available
+    assert hardware.memory_free() == now.available
 
 
 def test_hardware_counts_the_cores_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
-    assert profiles.hardware().cores == 1
+    assert hardware.detect().cores == 1
 
 
 def test_the_precision_probe_names_a_dtype():
-    assert profiles.precision(machine(None)) in ("float32", "bfloat16")
+    assert hardware.precision(machine(None)) in ("float32", "bfloat16")
 
 
 @pytest.mark.parametrize(("bfloat16", "expected"), [(1.0, "bfloat16"), (2.4, "float32"), (9.0, "float32")])
 def test_a_cpu_computes_in_bfloat16_only_where_it_is_clearly_faster(bfloat16, expected, monkeypatch):
     milliseconds = {torch.float32: 2.5, torch.bfloat16: bfloat16}
-    monkeypatch.setattr(profiles, "_milliseconds_of_product", milliseconds.get)
-    assert profiles.precision(machine(None)) == expected
+    monkeypatch.setattr(hardware, "_milliseconds_of_product", milliseconds.get)
+    assert hardware.precision(machine(None)) == expected
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
 def test_a_gpu_without_bfloat16_computes_in_float16(capability, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert profiles.precision(machine("A card", 16)) == expected
+    assert hardware.precision(machine("A card", 16)) == expected
 
 
 @pytest.mark.parametrize("profile", profiles.PROFILES.values(), ids=lambda profile: profile.name)
@@ -124,10 +124,10 @@ def test_every_value_of_a_profile_is_usable(profile):
     assert all(value > 0 for value in values.values() if isinstance(value, int | float) and value is not False)
     assert all(value for value in values.values() if isinstance(value, str))
     assert profile.check_dtype in ("float32", "bfloat16", "float16")
-    limited = values.keys() & run.LIMITS.keys()
+    limited = values.keys() & parameters.LIMITS.keys()
     assert {"max_length", "max_steps", "learning_rate"} <= limited
-    declared = {name: run.Parameter(name, type(values[name]).__name__, values[name]) for name in limited}
-    run.check_parameters(declared, [], values)
+    declared = {name: parameters.Parameter(name, type(values[name]).__name__, values[name]) for name in limited}
+    parameters.check_parameters(declared, [], values)
 
 
 @pytest.mark.parametrize("profile", profiles.PROFILES.values(), ids=lambda profile: profile.name)

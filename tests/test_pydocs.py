@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nbhelpers import pydocs, sources
+from nbhelpers import pydocs, pydocs_tasks, sources
 
 # --- parameters ---------------------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ READ = {
 @pytest.mark.parametrize("case", READ)
 def test_documented_parameters_are_read_whole_or_not_at_all(case):
     text, expected = READ[case]
-    found = pydocs.documented_parameters(cleandoc(text))
+    found = pydocs_tasks.documented_parameters(cleandoc(text))
     assert found == expected
     assert found is None or list(found) == list(expected)
 
@@ -124,7 +124,7 @@ def test_documented_parameters_are_read_whole_or_not_at_all(case):
 )
 def test_a_type_is_kept_without_marks_and_defaults(documented, kind):
     entry = "x" if documented is None else f"x : {documented}"
-    assert pydocs.documented_parameters(f"Do it.\n\nParameters\n----------\n{entry}\n    Text.") == {"x": kind}
+    assert pydocs_tasks.documented_parameters(f"Do it.\n\nParameters\n----------\n{entry}\n    Text.") == {"x": kind}
 
 
 # --- summaries ----------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ BODY = "The body goes on for more than eighty characters, so that there is somet
     ],
 )
 def test_a_summary_is_one_sentence_before_prose(text, expected):
-    assert pydocs.split_summary(text) == expected
+    assert pydocs_tasks.split_summary(text) == expected
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def fake(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_rows_of_a_small_package_are_exactly_these(fake):
-    rows = pydocs.make_rows(pydocs.corpus(workers=1))
+    rows = pydocs_tasks.make_rows(pydocs.corpus(workers=1))
     assert [(row["task"], row["module"], row["reference"]) for row in rows] == [
         ("summary", "fake.a", "Say where this comes from."),
         ("package", "fake.a", "fake"),
@@ -291,7 +291,7 @@ def test_the_rows_of_a_small_package_are_exactly_these(fake):
     ]
     for row in rows:
         question, answer = row["messages"]
-        assert question["content"].startswith(f"{pydocs.INSTRUCTIONS[row['task']]}\n\n")
+        assert question["content"].startswith(f"{pydocs_tasks.INSTRUCTIONS[row['task']]}\n\n")
         assert answer == {"role": "assistant", "content": row["reference"]}
     assert len({row["id"] for row in rows}) == len(rows)
     assert rows[0]["messages"][0]["content"].endswith(f"\n\n{BODY}")  # the body without the answer
@@ -351,7 +351,7 @@ def test_there_is_enough_of_every_task_to_train_and_to_measure(source):
     held_out = Counter(source.test["task"])
     assert all(held_out[task] >= 100 for task in ("summary", "parameters", "signature"))
     assert all(count >= 1_000 for count in Counter(source.train["task"]).values())
-    assert set(source.train["task"]) == set(pydocs.TASKS) == set(pydocs.INSTRUCTIONS)
+    assert set(source.train["task"]) == set(pydocs.TASKS) == set(pydocs_tasks.INSTRUCTIONS)
 
 
 def test_every_answer_can_be_found_in_its_question(rows):
@@ -403,17 +403,17 @@ def cpu_seconds() -> float:
 
 
 def test_unanswerable_questions_are_about_texts_that_name_no_parameter(rows):
-    found = pydocs.unanswerable(rows)
+    found = pydocs_tasks.unanswerable(rows)
     assert len(found) > 500
-    head = pydocs.INSTRUCTIONS["parameters"] + "\n\n"
+    head = pydocs_tasks.INSTRUCTIONS["parameters"] + "\n\n"
     for row in found:
         question, answer = (turn["content"] for turn in row["messages"])
         assert question.startswith(head)
-        assert not pydocs.documented_parameters(question.removeprefix(head))
-        assert answer == row["reference"] == pydocs.NOT_DOCUMENTED
+        assert not pydocs_tasks.documented_parameters(question.removeprefix(head))
+        assert answer == row["reference"] == pydocs_tasks.NOT_DOCUMENTED
         assert row["task"] == "unanswerable"
     assert len({row["id"] for row in found}) == len(found)
-    assert not pydocs.unanswerable([row for row in rows if row["task"] != "package"])
+    assert not pydocs_tasks.unanswerable([row for row in rows if row["task"] != "package"])
 
 
 def parse(files: list[str]) -> None:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from nbhelpers import report, run
+from nbhelpers import report, storage
 from nbhelpers.__main__ import main
 from nbhelpers.errors import NotebookError
 
@@ -47,16 +47,16 @@ def folder(tmp_path):
     predicted = {"peak_memory_bytes": 3 * 2**30, "seconds": 90.0, "dollars": 0.5}
     measured = {"peak_memory_bytes": 2 * 2**30, "seconds": 100.0, "notebook_seconds": 130.0}
     content = {"status": "completed", "metrics": metrics, "predicted": predicted, "measured": measured}
-    run.write_json(good / "metrics.json", content)
+    storage.write_json(good / "metrics.json", content)
     manifest = {"versions": {"torch": EVIL}, "commit": "abc123", "resolved": {"profile": "cpu"}}
-    run.write_json(good / "manifest.json", manifest | {"hardware": {"cpu": "Two cores", "memory": 8 * 2**30}})
+    storage.write_json(good / "manifest.json", manifest | {"hardware": {"cpu": "Two cores", "memory": 8 * 2**30}})
     (good / "01_good.ipynb").write_text("{}")
     (good / "figures").mkdir()
     (good / "figures" / 'loss"><script>.png').write_bytes(PNG)
     cell = {"index": 4, "id": "abcd", "source": EVIL}
     entries = [entry("01_good"), entry("02_bad", "failed", f"ValueError: {EVIL}", cell)]
-    run.write_json(tmp_path / "suite.json", entries)
-    run.write_json(tmp_path / "03_by_hand" / "manifest.json", {})
+    storage.write_json(tmp_path / "suite.json", entries)
+    storage.write_json(tmp_path / "03_by_hand" / "manifest.json", {})
     return tmp_path
 
 

@@ -9,10 +9,10 @@ import torch
 from closeness import assert_same
 from test_training import rows, run  # noqa: F401 (a fixture)
 
-from nbhelpers import chat, forgetting, retention, training
+from nbhelpers import audits, continual_learning, encoding, forgetting, generation, sft
 from nbhelpers.errors import ParameterError
-from nbhelpers.evaluation import Answer
-from nbhelpers.run import repository_root
+from nbhelpers.generation import Answer
+from nbhelpers.storage import repository_root
 
 
 def requests():
@@ -43,10 +43,10 @@ def test_what_is_rehearsed_is_not_what_is_probed():
 
 def test_rehearsed_rows_are_the_model_s_own_ended_answers(smoke):
     model, tokenizer = smoke
-    found = retention.rehearsal(model, tokenizer, seed=1)
+    found = continual_learning.rehearsal(model, tokenizer, seed=1)
     assert 0 < len(found) < 72
-    chat.audit(found, tokenizer)
-    again = retention.rehearsal(model, tokenizer, seed=1)
+    audits.audit(found, tokenizer)
+    again = continual_learning.rehearsal(model, tokenizer, seed=1)
     assert found["input_ids"] == again["input_ids"]
     texts = [tokenizer.decode(ids) for ids in found["input_ids"]]
     assert all(any(request in text for request in requests()) for text in texts)
@@ -59,8 +59,8 @@ def test_a_hint_is_asked_and_not_kept(monkeypatch):
         seen.update(prompts=prompts, **options)
         return [Answer("Yes.", 2, True), Answer("No", 1, False), Answer("Well.", 2, True)]
 
-    monkeypatch.setattr(retention.evaluation, "generate", generate)
-    found = retention.own_answers(None, None, count=3, hint="Be brief.", temperature=0.3)
+    monkeypatch.setattr(generation, "generate", generate)
+    found = continual_learning.own_answers(None, None, count=3, hint="Be brief.", temperature=0.3)
     assert [prompt[0]["content"] for prompt in seen["prompts"]] == [f"{r} Be brief." for r in requests()[:3]]
     assert seen["temperature"] == 0.3
     assert [[turn["content"] for turn in row["messages"]] for row in found] == [
@@ -70,7 +70,7 @@ def test_a_hint_is_asked_and_not_kept(monkeypatch):
 
 def test_a_model_that_never_ends_has_nothing_to_rehearse(smoke):
     with pytest.raises(ParameterError, match="None of 2 answers ended within max_new_tokens=1"):
-        retention.rehearsal(*smoke, max_new_tokens=1, count=2)
+        continual_learning.rehearsal(*smoke, max_new_tokens=1, count=2)
 
 
 def reader(read, seed: int):
@@ -82,7 +82,7 @@ def test_replayed_rows_take_the_place_of_their_share_and_the_others_stay_where_t
     new = datasets.Dataset.from_list([{"input_ids": [i], "labels": [i]} for i in range(90)])
     old = datasets.Dataset.from_list([{"input_ids": [1_000 + i], "labels": [i]} for i in range(7)])
     trainer = reader(new, seed=3)
-    retention.rehearse(trainer, old, share)
+    continual_learning.rehearse(trainer, old, share)
     found = [ids[0] for ids in trainer.train_dataset["input_ids"]]
     kept = [i for i, ids in enumerate(found) if ids < 1_000]
     assert len(found) == 90
@@ -96,16 +96,16 @@ def test_the_seed_of_the_training_decides_what_is_replaced():
     drawn = []
     for seed in (0, 0, 1):
         trainer = reader(new, seed)
-        retention.rehearse(trainer, new, 0.2)
+        continual_learning.rehearse(trainer, new, 0.2)
         drawn.append(trainer.train_dataset["input_ids"][:])
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_trainer_reads_what_is_replayed(tmp_path, rows, smoke):  # noqa: F811
-    replayed = retention.rehearsal(*smoke, seed=1)
-    trainer = training.sft_trainer(run(tmp_path), *(copy.deepcopy(part) for part in smoke), rows)
+    replayed = continual_learning.rehearsal(*smoke, seed=1)
+    trainer = sft.sft_trainer(run(tmp_path), *(copy.deepcopy(part) for part in smoke), rows)
     before = [batch["input_ids"] for batch in trainer.get_train_dataloader()]
-    retention.rehearse(trainer, replayed, 0.25)
+    continual_learning.rehearse(trainer, replayed, 0.25)
     after = [batch["input_ids"] for batch in trainer.get_train_dataloader()]
     assert len(after) == len(before)
     read = {tuple(ids[ids != smoke[1].pad_token_id].tolist()) for batch in after for ids in batch}
@@ -117,20 +117,20 @@ def test_a_trainer_reads_what_is_replayed(tmp_path, rows, smoke):  # noqa: F811
 def test_a_share_that_cannot_be_is_refused(share):
     new = datasets.Dataset.from_list([{"input_ids": [1], "labels": [1]}])
     with pytest.raises(ParameterError, match="give 0 <= share < 1 and rows to replay"):
-        retention.rehearse(reader(new, 0), new, share)
+        continual_learning.rehearse(reader(new, 0), new, share)
 
 
 def log_likelihood(model, row):
     """Of the labelled tokens of one row, by the plain model."""
     ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
     logits = model(input_ids=ids).logits[0, :-1].float()
-    learned = labels != chat.IGNORE
+    learned = labels != encoding.IGNORE
     return torch.log_softmax(logits, -1)[learned].gather(1, labels[learned, None]).sum(), int(learned.sum())
 
 
 def test_fisher_is_the_mean_squared_gradient_of_a_token_s_log_probability(model, rows):  # noqa: F811
     few = rows.select(range(3))
-    found = retention.fisher(model, few)
+    found = continual_learning.fisher(model, few)
     weights = dict(model.named_parameters())
     assert found.keys() == weights.keys()
     expected, tokens = {name: torch.zeros_like(w) for name, w in weights.items()}, 0
@@ -149,7 +149,7 @@ def test_the_gradient_that_is_added_is_that_of_the_penalty(model):
     weights = dict(model.named_parameters())
     importance = {name: torch.rand(w.shape, generator=generator) for name, w in weights.items()}
     start = {name: w.detach().clone() for name, w in weights.items()}
-    elastic = retention.ElasticWeights(model, importance, strength=3.0)
+    elastic = continual_learning.ElasticWeights(model, importance, strength=3.0)
     assert elastic.penalty() == 0
     for w in weights.values():
         w.data += 0.01 * torch.randn(w.shape, generator=generator)
@@ -166,16 +166,16 @@ def test_a_strong_hold_keeps_important_weights_where_they_were(smoke, tokenizer,
     for strength in (0.0, 1e6):
         model = copy.deepcopy(smoke[0])
         start = {name: w.detach().clone() for name, w in model.named_parameters()}
-        trainer = training.sft_trainer(run(tmp_path, max_steps=6), model, tokenizer, rows)
-        retention.hold_on(trainer, rows.select(range(8)), strength)
-        importance = retention.fisher(model, rows.select(range(8)))
-        training.train(trainer)
+        trainer = sft.sft_trainer(run(tmp_path, max_steps=6), model, tokenizer, rows)
+        continual_learning.hold_on(trainer, rows.select(range(8)), strength)
+        importance = continual_learning.fisher(model, rows.select(range(8)))
+        sft.train(trainer)
         moved[strength] = sum((importance[n] * (w - start[n]) ** 2).sum().item() for n, w in model.named_parameters())
     assert moved[1e6] < 0.2 * moved[0.0]
 
 
 def test_weights_without_a_gradient_are_left_alone():
     weight = torch.nn.Parameter(torch.ones(2))
-    elastic = retention.ElasticWeights(torch.nn.ParameterDict({"w": weight}), {"w": torch.ones(2)}, 1.0)
+    elastic = continual_learning.ElasticWeights(torch.nn.ParameterDict({"w": weight}), {"w": torch.ones(2)}, 1.0)
     elastic.on_pre_optimizer_step(None, SimpleNamespace(), None)
     assert weight.grad is None

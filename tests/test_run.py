@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from nbhelpers import profiles, run
+import nbhelpers
+from nbhelpers import hardware, parameters, profiles, run, storage
 from nbhelpers.errors import NotebookError, ParameterError
-from nbhelpers.metrics import Metric
+from nbhelpers.statistics import Metric
 
 ROOT = Path(__file__).parent.parent
 CELL = """\
@@ -29,7 +30,7 @@ study: str = "default"
 max_steps: int | None = None  # optimizer steps
 learning_rate: float | None = None
 """
-DECLARED = run.declared_parameters(CELL)
+DECLARED = parameters.declared_parameters(CELL)
 DEFAULTS = {name: parameter.default for name, parameter in DECLARED.items()}
 
 
@@ -38,9 +39,9 @@ DEFAULTS = {name: parameter.default for name, parameter in DECLARED.items()}
 
 def test_a_cell_of_annotated_literals_declares_parameters():
     assert list(DEFAULTS) == [line.partition(":")[0] for line in CELL.splitlines()]
-    assert DECLARED["max_steps"] == run.Parameter("max_steps", "int | None", None)
-    assert DECLARED["profile"] == run.Parameter("profile", "str", "smoke")
-    assert run.declared_parameters("a: list = [1, -2.5, {'b': None}]")["a"].default == [1, -2.5, {"b": None}]
+    assert DECLARED["max_steps"] == parameters.Parameter("max_steps", "int | None", None)
+    assert DECLARED["profile"] == parameters.Parameter("profile", "str", "smoke")
+    assert parameters.declared_parameters("a: list = [1, -2.5, {'b': None}]")["a"].default == [1, -2.5, {"b": None}]
 
 
 @pytest.mark.parametrize(
@@ -63,18 +64,18 @@ def test_a_cell_of_annotated_literals_declares_parameters():
     ],
 )
 def test_any_other_cell_declares_none(source):
-    assert run.declared_parameters(source) is None
+    assert parameters.declared_parameters(source) is None
 
 
 def test_the_last_parameters_cell_counts_and_only_papermills_cell_right_behind_it():
     other, injected = 'profile: str = "cpu"\nrun_id: str = "b"', "# Parameters\nmax_stepz = 5\nseed = 1\n"
-    assert run.parameter_cells(["", "import os", CELL, injected, "run = 1"]) == (DECLARED, ["max_stepz", "seed"])
-    assert run.parameter_cells(["", CELL, "import os", injected]) == (DECLARED, [])
-    assert run.parameter_cells(["", CELL, "max_stepz = 5"]) == (DECLARED, [])
-    assert run.parameter_cells(["", CELL, injected, other]) == (run.declared_parameters(other), [])
-    assert run.parameter_cells(["", other, CELL, "steps: int = 3"]) == (DECLARED, [])
-    assert run.parameter_cells(["", "x: int = 1"]) == ({}, [])
-    assert run.parameter_cells([]) == ({}, [])
+    assert parameters.parameter_cells(["", "import os", CELL, injected, "run = 1"]) == (DECLARED, ["max_stepz", "seed"])
+    assert parameters.parameter_cells(["", CELL, "import os", injected]) == (DECLARED, [])
+    assert parameters.parameter_cells(["", CELL, "max_stepz = 5"]) == (DECLARED, [])
+    assert parameters.parameter_cells(["", CELL, injected, other]) == (parameters.declared_parameters(other), [])
+    assert parameters.parameter_cells(["", other, CELL, "steps: int = 3"]) == (DECLARED, [])
+    assert parameters.parameter_cells(["", "x: int = 1"]) == ({}, [])
+    assert parameters.parameter_cells([]) == ({}, [])
 
 
 # --- checks -------------------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ def test_the_last_parameters_cell_counts_and_only_papermills_cell_right_behind_i
 
 def refusal(injected: list[str] = (), limits: dict | None = None, **values) -> str:
     with pytest.raises(ParameterError) as caught:
-        run.check_parameters(DECLARED, injected, DEFAULTS | values, limits)
+        parameters.check_parameters(DECLARED, injected, DEFAULTS | values, limits)
     return str(caught.value)
 
 
@@ -102,7 +103,7 @@ def refusal(injected: list[str] = (), limits: dict | None = None, **values) -> s
     ],
 )
 def test_a_value_of_the_right_type_and_range_is_returned(name, value):
-    checked = run.check_parameters(DECLARED, [name], DEFAULTS | {name: value})
+    checked = parameters.check_parameters(DECLARED, [name], DEFAULTS | {name: value})
     assert checked == DEFAULTS | {name: value}
     assert type(checked[name]) is type(value)
 
@@ -158,7 +159,7 @@ def test_a_notebook_can_add_and_replace_limits():
     limits = {"max_steps": (1, 10), "dataset": ["pydocs", "mine"]}
     assert "max_steps=11 is outside 1 to 10" in refusal(limits=limits, max_steps=11)
     assert "dataset='other' is not one of pydocs, mine" in refusal(limits=limits, dataset="other")
-    run.check_parameters(DECLARED, [], DEFAULTS | {"max_steps": 10, "dataset": "mine"}, limits)
+    parameters.check_parameters(DECLARED, [], DEFAULTS | {"max_steps": 10, "dataset": "mine"}, limits)
 
 
 @pytest.mark.parametrize("run_id", ["", ".", "..", "../x", "a/b", "/a", "a\\b", ".hidden", "a b", "a\n", "x" * 101])
@@ -168,7 +169,7 @@ def test_a_run_id_that_is_no_plain_folder_name_is_refused(run_id):
 
 @pytest.mark.parametrize("run_id", ["a", "a..b", "2026-01-02_b.c", "-", "x" * 100])
 def test_a_run_id_that_is_a_plain_folder_name_is_taken(run_id):
-    assert run.check_parameters(DECLARED, [], DEFAULTS | {"run_id": run_id})["run_id"] == run_id
+    assert parameters.check_parameters(DECLARED, [], DEFAULTS | {"run_id": run_id})["run_id"] == run_id
 
 
 # --- start --------------------------------------------------------------------------------------------------------
@@ -177,11 +178,11 @@ def test_a_run_id_that_is_a_plain_folder_name_is_taken(run_id):
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """`Run.start` as a notebook calls it: after its parameters cell, and papermill's where `injected` is given."""
-    monkeypatch.setattr(profiles, "precision", lambda _: "float32")  # the probe takes longer than all the rest
+    monkeypatch.setattr(hardware, "precision", lambda _: "float32")  # the probe takes longer than all the rest
 
     def call(notebook="02_tiny", injected="", cell=CELL, **values):
         cells = ["", "import os", cell, *([f"# Parameters\n{injected}"] if injected else []), "run = ..."]
-        monkeypatch.setattr(run, "_cells", lambda: cells)
+        monkeypatch.setattr(parameters, "executed_cells", lambda: cells)
         names: dict = {"__name__": "__main__"}
         exec(cell + injected, names)
         return run.Run.start(notebook, names | {"output_dir": str(tmp_path / "out")} | values)
@@ -239,7 +240,7 @@ def test_an_edited_cell_is_left_alone_when_it_runs_again(start, monkeypatch, tmp
     start(injected="max_steps = 7\n")
     edited = CELL.replace("max_steps: int | None = None", "max_steps: int | None = 9") + "extra: int = 3\n"
     cells = ["", CELL, "# Parameters\nmax_steps = 7\n", "run = ...", edited, "run = ..."]
-    monkeypatch.setattr(run, "_cells", lambda: cells)
+    monkeypatch.setattr(parameters, "executed_cells", lambda: cells)
     names: dict = {"output_dir": str(tmp_path)}
     exec(edited, names)
     again = run.Run.start("02_tiny", names | {"output_dir": str(tmp_path / "out")})
@@ -321,11 +322,11 @@ def test_the_seed_decides_every_draw(start):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A folder that holds `notebooks/` and this package's run.py, and a working folder elsewhere."""
+    """A folder that holds `notebooks/` and this package, and a working folder elsewhere."""
     root = tmp_path / "repository"
     for folder in (root / "notebooks", root / "nbhelpers", tmp_path / "elsewhere"):
         folder.mkdir(parents=True)
-    monkeypatch.setattr(run, "__file__", str(root / "nbhelpers" / "run.py"))
+    monkeypatch.setattr(nbhelpers, "__file__", str(root / "nbhelpers" / "__init__.py"))
     monkeypatch.chdir(tmp_path / "elsewhere")
     return root
 
@@ -372,10 +373,10 @@ def fails(*_, **__):
 @pytest.mark.parametrize("broken", ["replace", "fsync", "chmod"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(broken, tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
-    run.write_json(path, {"a": 1})
+    storage.write_json(path, {"a": 1})
     monkeypatch.setattr(os, broken, fails)
     with pytest.raises(OSError, match="No space left"):
-        run.write_json(path, {"a": 2})
+        storage.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert files(tmp_path) == {"metrics.json"}
 
@@ -383,16 +384,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(broken, tmp_pat
 @pytest.mark.parametrize("content", [{"a": math.nan}, {"a": np.float32("inf")}, {"a": object()}])
 def test_what_json_cannot_hold_is_refused_before_the_file_is_touched(content, tmp_path):
     path = tmp_path / "metrics.json"
-    run.write_json(path, {"a": 1})
+    storage.write_json(path, {"a": 1})
     with pytest.raises((ValueError, TypeError)):
-        run.write_json(path, content)
+        storage.write_json(path, content)
     assert json.loads(path.read_text()) == {"a": 1}
     assert files(tmp_path) == {"metrics.json"}
 
 
 def test_scalars_paths_and_dataclasses_are_written_plainly(tmp_path):
     content = {"n": np.int64(3), "t": torch.tensor(0.5), "p": Path("a") / "b", "m": Metric(1.0)}
-    run.write_json(tmp_path / "new" / "a.json", content)
+    storage.write_json(tmp_path / "new" / "a.json", content)
     read = json.loads((tmp_path / "new" / "a.json").read_text())
     assert (read["n"], read["t"], read["p"], read["m"]["value"]) == (3, 0.5, "a/b", 1.0)
     assert (tmp_path / "new" / "a.json").stat().st_mode & 0o777 == 0o644

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from nbhelpers import models, templates
+from nbhelpers import loading, saving, templates
 
 MODEL, ASKED = "smollm2-135m", ["Why does ice float?", "Say hello in capital letters.", "Name a colour."]
 
@@ -21,21 +21,21 @@ MODEL, ASKED = "smollm2-135m", ["Why does ice float?", "Say hello in capital let
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """`(model, tokenizer, folder)` of an adapter that changes what is written."""
-    model, tokenizer = models.load(MODEL, "float32")
+    model, tokenizer = loading.load(MODEL, "float32")
     torch.manual_seed(0)
     tuned = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)
     folder = tmp_path_factory.mktemp("sft_adapter")
-    models.save_adapter(tuned, tokenizer, folder)
+    saving.save_adapter(tuned, tokenizer, folder)
     return tuned, tokenizer, folder
 
 
 @pytest.fixture(scope="module")
 def server(saved):
     """The address of vLLM, started by the line that notebook 04 gives."""
-    base, folder = models.fetch(MODEL), saved[-1]
+    base, folder = loading.fetch(MODEL), saved[-1]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -75,9 +75,9 @@ def test_a_server_reads_the_prompt_and_predicts_what_the_model_did_that_was_save
     for text in ASKED:
         messages = [{"role": "user", "content": text}]
         read = tokenizer(templates.render(messages, tokenizer, True), add_special_tokens=False, return_tensors="pt")
-        expected = models.logits(tuned, read["input_ids"])[0, -1].log_softmax(-1)
+        expected = saving.logits(tuned, read["input_ids"])[0, -1].log_softmax(-1)
         with tuned.disable_adapter():
-            untuned = models.logits(tuned, read["input_ids"])[0, -1].log_softmax(-1)
+            untuned = saving.logits(tuned, read["input_ids"])[0, -1].log_softmax(-1)
         asked = {"model": "tuned", "messages": messages, "max_tokens": 1, "logprobs": True, "top_logprobs": 5}
         asked |= {"return_tokens_as_token_ids": True}
         answer = httpx.post(server + "/v1/chat/completions", json=asked, timeout=300).raise_for_status().json()
@@ -85,5 +85,5 @@ def test_a_server_reads_the_prompt_and_predicts_what_the_model_did_that_was_save
         likely = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         ids = [int(token["token"].removeprefix("token_id:")) for token in likely]
         found = torch.tensor([token["logprob"] for token in likely])
-        assert models.largest_difference(found, expected[ids]) < 0.01
-        assert models.largest_difference(found, untuned[ids]) > 0.1
+        assert saving.largest_difference(found, expected[ids]) < 0.01
+        assert saving.largest_difference(found, untuned[ids]) > 0.1

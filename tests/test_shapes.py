@@ -3,7 +3,7 @@
 import pytest
 from test_chat import ANSWER, ASK, SYSTEM, turn
 
-from nbhelpers import shapes
+from nbhelpers import schemas
 from nbhelpers.errors import DataError
 
 SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
@@ -50,8 +50,8 @@ SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Becaus
     ],
 )  # fmt: skip
 def test_every_shape_is_recognised_and_becomes_messages(row, shape, expected):
-    assert shapes.recognise({*row, "id", "source"}) == shape
-    assert shapes.to_messages(row, shape) == expected
+    assert schemas.recognise({*row, "id", "source"}) == shape
+    assert schemas.to_messages(row, shape) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,23 +64,23 @@ def test_every_shape_is_recognised_and_becomes_messages(row, shape, expected):
     ],
 )
 def test_the_most_specific_shape_wins(columns, shape):
-    assert shapes.recognise(columns) == shape
+    assert schemas.recognise(columns) == shape
 
 
 @pytest.mark.parametrize("columns", [set(), {"prompt"}, {"question", "answer"}, {"Messages"}])
 def test_unknown_columns_are_refused_with_the_known_shapes(columns):
     with pytest.raises(DataError) as caught:
-        shapes.recognise(columns)
-    assert all(shape in str(caught.value) for shape in shapes.SHAPES)
+        schemas.recognise(columns)
+    assert all(shape in str(caught.value) for shape in schemas.SHAPES)
     assert all(column in str(caught.value) for column in columns)
 
 
 def test_unknown_columns_are_named_in_words_that_can_be_printed_and_are_few():
     with pytest.raises(DataError, match=r"columns a, \\ud800 make") as caught:
-        shapes.recognise({"a", "\ud800"})
+        schemas.recognise({"a", "\ud800"})
     assert str(caught.value).encode()
     with pytest.raises(DataError, match="columns a, xxx") as caught:
-        shapes.recognise({"a", "x" * 5_000})
+        schemas.recognise({"a", "x" * 5_000})
     assert len(str(caught.value)) < 600
 
 
@@ -117,7 +117,7 @@ def test_unknown_columns_are_named_in_words_that_can_be_printed_and_are_few():
 )
 def test_a_malformed_row_is_refused_and_the_message_says_where(row, shape, message):
     with pytest.raises(DataError, match=message):
-        shapes.to_messages(row, shape)
+        schemas.to_messages(row, shape)
 
 
 @pytest.mark.parametrize(
@@ -148,19 +148,19 @@ def test_a_malformed_row_is_refused_and_the_message_says_where(row, shape, messa
 )  # fmt: skip
 def test_what_plain_turns_cannot_say_is_refused_under_a_reason_never_dropped(row, message, reason):
     with pytest.raises(DataError, match=message) as caught:
-        shapes.content_of(row, shapes.recognise(set(row)))
+        schemas.content_of(row, schemas.recognise(set(row)))
     assert caught.value.reason == reason
 
 
 def test_weight_0_is_kept_only_where_it_is_asked_for_and_another_answer_is_trained():
     messages = [ASK | {"weight": 0}, ANSWER | {"weight": 0}, ASK, ANSWER | {"weight": 1}]
     kept = [ASK, ANSWER | {"weight": 0}, ASK, ANSWER]
-    assert shapes.to_messages({"messages": messages}, "messages", weights=True) == kept
+    assert schemas.to_messages({"messages": messages}, "messages", weights=True) == kept
     with pytest.raises(DataError, match="every answer has weight 0"):
-        shapes.to_messages({"messages": messages[:2]}, "messages", weights=True)
+        schemas.to_messages({"messages": messages[:2]}, "messages", weights=True)
 
 
 @pytest.mark.parametrize("sign", ["", " ", "\n", "\x00", "\x14", "\xad", "\u200b", "\ufeff", "\u2800", "\u3164"])
 def test_a_text_of_which_nothing_is_seen_is_blank(sign):
-    assert shapes.is_blank(f" {sign}\t")
-    assert not shapes.is_blank(f"{sign}.")
+    assert schemas.is_blank(f" {sign}\t")
+    assert not schemas.is_blank(f"{sign}.")

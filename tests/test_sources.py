@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from hub import Client, Hub
 
-from nbhelpers import chat, pydocs, sources
+from nbhelpers import hub, pydocs_tasks, schemas, sources
 from nbhelpers.errors import DataError
 
 OPENS_PRIVATE, OPENS_GATED, OPENS_NOTHING = (f"hf_{word * 5}" for word in ("Private", "Gated", "Nothing"))
@@ -149,7 +149,7 @@ def test_a_bad_file_is_one_data_error_that_names_file_place_and_remedy(tmp_path,
 
 @pytest.mark.parametrize("name", ["nonsense", "a/b/c", "org/", "", "org/name@", "org/name#"])
 def test_a_name_that_is_no_source_is_refused_without_asking_the_hub(name, monkeypatch):
-    monkeypatch.setattr(sources, "read_hub", lambda *_: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(hub, "read_hub", lambda *_: pytest.fail("asked the Hub"))
     with pytest.raises(DataError):
         sources.load(name)
 
@@ -172,7 +172,9 @@ def test_equal_questions_never_fall_on_both_sides_and_no_row_is_lost(tmp_path):
         random_ = random.Random(seed)
         rows = noisy(random_)
         source = sources.load(str(write(tmp_path / "a.jsonl", jsonl(rows))), seed, random_.choice([0.0, 0.1, 0.5, 1.0]))
-        train, test = ({chat.fold(messages) for messages in side["messages"]} for side in (source.train, source.test))
+        train, test = (
+            {schemas.fold(messages) for messages in side["messages"]} for side in (source.train, source.test)
+        )
         assert train
         assert test
         assert not train & test
@@ -284,7 +286,7 @@ def test_a_planted_near_copy_is_removed_whichever_side_is_the_longer():
 
 
 def test_the_shared_instruction_alone_makes_no_neighbours():
-    instruction = pydocs.INSTRUCTIONS["parameters"]
+    instruction = pydocs_tasks.INSTRUCTIONS["parameters"]
     rows = [
         {"messages": [{"role": "user", "content": f"{instruction}\n\n{t} tail of text number"}]} for t in ("one", "two")
     ]
@@ -396,7 +398,7 @@ def test_offline_is_said_at_once_with_pydocs_as_remedy(served, tmp_path, how):
 
 
 def test_an_error_that_is_not_the_hubs_is_not_blamed_on_the_network():
-    message = sources.explain_hub_error(OSError(28, "No space left on device"), "model")
+    message = hub.explain_hub_error(OSError(28, "No space left on device"), "model")
     assert "No space left" in message
     assert "cannot be reached" not in message
 

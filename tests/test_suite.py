@@ -14,9 +14,11 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from nbhelpers import run, suite
+import nbhelpers
+from nbhelpers import reference, runner, storage, suite
 from nbhelpers.__main__ import find_notebooks, main, parameter_value
 from nbhelpers.errors import NotebookError, ParameterError
+from nbhelpers.storage import read_json
 
 PARAMETERS = """
 profile: str = "auto"
@@ -67,8 +69,8 @@ def batch(tmp_path_factory):
         write(folder, "05_last", "print('runs after the failures')"),
     ]
     stale = folder / "out" / "7" / "04_silent" / "metrics.json"
-    run.write_json(stale, {"status": "completed", "metrics": {}})
-    run.write_json(folder / "out" / "7" / "suite.json", [{"notebook": "00_earlier", "status": "completed"}])
+    storage.write_json(stale, {"status": "completed", "metrics": {}})
+    storage.write_json(folder / "out" / "7" / "suite.json", [{"notebook": "00_earlier", "status": "completed"}])
     stream = io.StringIO()
     parameters = {"learning_rate": 2e-5, "max_steps": 5, "force": True, "label": "2e-5"}
     options = {"profile": "smoke", "run_id": "7", "output_dir": folder / "out", "stream": stream}
@@ -80,7 +82,7 @@ def batch(tmp_path_factory):
 def test_a_wrong_parameter_is_refused_before_an_earlier_run_is_replaced(tmp_path, name, value):
     path = write(tmp_path, "01_good", "1")
     earlier = tmp_path / "out" / "default" / "01_good" / "metrics.json"
-    run.write_json(earlier, {"status": "completed"})
+    storage.write_json(earlier, {"status": "completed"})
     with pytest.raises(ParameterError, match=r"01_good: .*\n.*max_steps"):
         suite.run_suite([path], parameters={name: value}, output_dir=tmp_path / "out", stream=io.StringIO())
     assert earlier.exists()
@@ -99,7 +101,7 @@ def test_parameters_keep_their_types_and_the_package_is_this_one(batch):
     notebook = nbformat.read(folder / "01_good" / "01_good.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = [output["text"].strip() for output in outputs if output["output_type"] == "stream"]
-    assert printed == [repr(["smoke", "7", 2e-5, 5, True, "2e-5"]), str(Path(run.__file__).with_name("__init__.py"))]
+    assert printed == [repr(["smoke", "7", 2e-5, 5, True, "2e-5"]), nbhelpers.__file__]
 
 
 def test_a_cell_that_raises_is_named(batch):
@@ -115,7 +117,7 @@ def test_a_killed_kernel_is_not_completed(batch):
     marks = {cell.metadata.papermill.status for cell in notebook.cells}
     assert marks == {"completed"}, "papermill now tells a killed kernel: suite may believe its marks"
     result = results["03_killed"]
-    assert (result.status, result.exit_code) == ("failed", suite.KERNEL_DIED)
+    assert (result.status, result.exit_code) == ("failed", runner.KERNEL_DIED)
     assert "kernel died" in result.reason
     assert result.cell == {"index": 3, "id": "cell-1", "source": "import os, signal"}
 
@@ -157,8 +159,8 @@ def test_fail_fast_and_exit_codes(tmp_path, capsys):
 
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1), ("not run", 1), ("interrupted", 130)])
 def test_the_exit_code_is_0_only_when_all_completed(tmp_path, monkeypatch, status, code):
-    results = [suite.Result("01_a", "completed"), suite.Result("02_b", status)]
-    run.write_json(tmp_path / "default" / "suite.json", [vars(result) for result in results])
+    results = [runner.Result("01_a", "completed"), runner.Result("02_b", status)]
+    storage.write_json(tmp_path / "default" / "suite.json", [vars(result) for result in results])
     monkeypatch.setattr(suite, "run_suite", lambda *_, **__: results)
     assert main(["run", str(write(tmp_path, "01_a", "1")), "--output-dir", str(tmp_path)]) == code
 
@@ -171,7 +173,7 @@ def test_timeout_kills_the_kernel_and_all_it_started(tmp_path, monkeypatch):
     last = f"open({str(reached)!r}, 'w'), time.sleep(600)"
     path = write(tmp_path, "01_slow", note_pid(tmp_path / "kernel"), child, last)
     clock = time.monotonic
-    monkeypatch.setattr(suite.time, "monotonic", lambda: clock() + 3600 * reached.exists())
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600 * reached.exists())
     (result,) = suite.run_suite([path], output_dir=tmp_path / "out", timeout=3600, stream=io.StringIO())
     assert (result.status, result.reason) == ("failed", "timed out after 3600 s")
     assert result.cell == {"index": 4, "id": "cell-2", "source": last}
@@ -188,7 +190,7 @@ def test_an_interrupt_ends_the_notebook_and_the_rest_does_not_run(tmp_path, numb
     command = [sys.executable, "-m", "nbhelpers", "run", str(slow), str(later), "--output-dir", str(tmp_path / "out")]
     process = subprocess.Popen(
         command,
-        cwd=run.repository_root(),
+        cwd=storage.repository_root(),
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
@@ -211,20 +213,20 @@ def test_an_interrupt_ends_the_notebook_and_the_rest_does_not_run(tmp_path, numb
 def test_a_half_written_notebook_is_no_notebook(tmp_path):
     path = write(tmp_path, "01_half", "print(1)")
     whole = path.read_bytes()
-    assert suite.read_json(path)["nbformat"] == 4
+    assert read_json(path)["nbformat"] == 4
     path.write_bytes(whole[: len(whole) // 2])
-    assert suite.read_json(path) is None
-    assert suite.read_json(tmp_path / "missing.json") is None
+    assert read_json(path) is None
+    assert read_json(tmp_path / "missing.json") is None
 
 
 def judged(tmp_path: Path, cells: list, metrics: dict | None = None, exit_code: int = 0):
     """The verdict on an executed notebook with these cells, whose run began at time 1 (ns)."""
     (tmp_path / "papermill.log").write_text("first\nRuntimeError: no kernel\n")
     if metrics is not None:
-        run.write_json(tmp_path / "metrics.json", metrics)
+        storage.write_json(tmp_path / "metrics.json", metrics)
     for cell in cells:
         cell.metadata["papermill"] = {"start_time": "2025-01-01T00:00:00"}
-    return suite._judge(new_notebook(cells=cells), exit_code, tmp_path, begun=1)
+    return runner._judge(new_notebook(cells=cells), exit_code, tmp_path, begun=1)
 
 
 def test_judge(tmp_path):
@@ -238,21 +240,21 @@ def test_judge(tmp_path):
     assert judged(tmp_path, [ran], exit_code=-9)[0] == "papermill was killed by SIGKILL: RuntimeError: no kernel"
     error = new_output("error", ename="KeyError", evalue="'a'", traceback=[])
     assert judged(tmp_path, [new_code_cell("2", execution_count=1, outputs=[error])])[0] == "KeyError: 'a'"
-    run.write_json(tmp_path / "metrics.json", {"status": "completed"})
+    storage.write_json(tmp_path / "metrics.json", {"status": "completed"})
     os.utime(tmp_path / "metrics.json", ns=(0, 0))  # copied in from an earlier run
     assert judged(tmp_path, [ran])[0] == "ran to the end without writing metrics.json"
 
 
 def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
-    run.write_json(tmp_path / "01_a" / "metrics.json", {"measured": {"notebook_seconds": 100.0}})
-    run.write_json(tmp_path / "01_a" / "manifest.json", {"resolved": {"profile": "cpu"}})
+    storage.write_json(tmp_path / "01_a" / "metrics.json", {"measured": {"notebook_seconds": 100.0}})
+    storage.write_json(tmp_path / "01_a" / "manifest.json", {"resolved": {"profile": "cpu"}})
     assert suite.reference_seconds("01_a", "cpu", tmp_path) == 100.0
     assert suite.reference_seconds("01_a", "smoke", tmp_path) is None
     assert suite.reference_seconds("01_a", None, tmp_path) is None
     assert suite.reference_seconds("02_b", "cpu", tmp_path) is None
     cells = [new_code_cell("1", metadata={"papermill": {"start_time": "2025-01-01"}})]
     stream = io.StringIO()
-    run.write_json(tmp_path / "run" / "manifest.json", {"resolved": {"profile": "cpu"}})
+    storage.write_json(tmp_path / "run" / "manifest.json", {"resolved": {"profile": "cpu"}})
     show = suite._progress("01_a", 9, "auto", tmp_path / "run", tmp_path, stream)
     show(None, 1.0)
     show(new_notebook(cells=cells), 30.0)
@@ -279,7 +281,7 @@ def test_wrong_input_starts_nothing(tmp_path, capsys, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     for name in ("01_a", "02_b"):
         write(tmp_path / "notebooks", name, "1")
-    monkeypatch.setattr(run, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(storage, "repository_root", lambda: tmp_path)
     assert main(["run", "77"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: 77 ")
@@ -303,15 +305,15 @@ def test_find_notebooks_and_parameter_values(tmp_path):
 def executed(tmp_path):
     """A run folder whose one notebook was executed and completed; `(run folder, notebook as an object, save)`."""
     folder = tmp_path / "run"
-    run.write_json(folder / "suite.json", [{"notebook": "01_a", "status": "completed"}])
-    artifacts = {"model": str(run.repository_root() / "outputs" / "m"), "cache": str(Path.home() / "c")}
-    run.write_json(folder / "01_a" / "metrics.json", {"status": "completed", "artifacts": artifacts})
+    storage.write_json(folder / "suite.json", [{"notebook": "01_a", "status": "completed"}])
+    artifacts = {"model": str(storage.repository_root() / "outputs" / "m"), "cache": str(Path.home() / "c")}
+    storage.write_json(folder / "01_a" / "metrics.json", {"status": "completed", "artifacts": artifacts})
     resolved = {"output_dir": str(tmp_path), "profile": "cpu", "files": ["a", str(tmp_path / "b")]}
-    run.write_json(folder / "01_a" / "manifest.json", {"resolved": resolved, "hostname": "box", "commit": "abc"})
-    widget = {suite.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "50%"}
+    storage.write_json(folder / "01_a" / "manifest.json", {"resolved": resolved, "hostname": "box", "commit": "abc"})
+    widget = {reference.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "50%"}
     outputs = [
         new_output("display_data", data=widget),
-        new_output("display_data", data={suite.WIDGET_VIEW: {"model_id": "2"}}),
+        new_output("display_data", data={reference.WIDGET_VIEW: {"model_id": "2"}}),
         new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}),
         new_output("stream", name="stdout", text="outputs/run/01_a and https://example.org/tmp\n"),
     ]
@@ -339,7 +341,7 @@ def test_the_reference_names_no_machine(executed, tmp_path):
     (folder / "01_a" / "artifacts").mkdir()
     (folder / "01_a" / "artifacts" / "weights").write_text("large")
     target = tmp_path / "reference"
-    assert suite.make_reference(folder, target) == ["01_a"]
+    assert reference.make_reference(folder, target) == ["01_a"]
     files = {path.name for path in (target / "01_a").iterdir()}
     assert files == {"metrics.json", "manifest.json", "01_a.ipynb", "code.json"}
     manifest = json.loads((target / "01_a" / "manifest.json").read_text())
@@ -359,51 +361,51 @@ def test_the_reference_names_no_machine(executed, tmp_path):
 @pytest.mark.parametrize("place", ["root", "home", "tmp", "prefix"])
 def test_a_machine_path_in_an_output_is_refused(executed, tmp_path, place):
     folder, notebook, save = executed
-    roots = {"root": run.repository_root(), "home": Path.home(), "tmp": Path("/tmp"), "prefix": Path(sys.prefix)}
+    roots = {"root": storage.repository_root(), "home": Path.home(), "tmp": Path("/tmp"), "prefix": Path(sys.prefix)}
     text = f"saved to={roots[place]}/x"
     notebook.cells[3].outputs = [new_output("display_data", data={"text/html": [text]})]
     save()
     with pytest.raises(NotebookError, match=r"01_a .* cell 2 \(code\) prints /"):
-        suite.make_reference(folder, tmp_path / "reference")
+        reference.make_reference(folder, tmp_path / "reference")
     assert not (tmp_path / "reference").exists()
 
 
 def test_a_large_notebook_and_an_empty_run_are_refused(executed, tmp_path):
     folder, notebook, save = executed
-    notebook.cells[3].outputs = [new_output("display_data", data={"image/png": "A" * suite.REFERENCE_BYTES})]
+    notebook.cells[3].outputs = [new_output("display_data", data={"image/png": "A" * reference.REFERENCE_BYTES})]
     save()
     with pytest.raises(NotebookError, match=r"1\.5 MB"):
-        suite.make_reference(folder, tmp_path / "reference")
-    run.write_json(folder / "suite.json", [{"notebook": "01_a", "status": "failed"}])
+        reference.make_reference(folder, tmp_path / "reference")
+    storage.write_json(folder / "suite.json", [{"notebook": "01_a", "status": "failed"}])
     with pytest.raises(NotebookError, match="completed notebook"):
-        suite.make_reference(folder, tmp_path / "reference")
+        reference.make_reference(folder, tmp_path / "reference")
 
 
 def test_a_reference_is_current_until_its_code_changes(executed, tmp_path):
     folder, notebook, save = executed
     path = save()
-    suite.make_reference(folder, tmp_path / "reference")
+    reference.make_reference(folder, tmp_path / "reference")
     notebook.cells[2].source = "other prose"
     notebook.cells[3].outputs = []
     notebook.cells[3].execution_count = 9
     del notebook.cells[1]  # what papermill injected: the author's notebook has it not
-    assert suite.reference_is_current(save(), tmp_path / "reference")
+    assert reference.reference_is_current(save(), tmp_path / "reference")
     for i, source in ((0, "profile: str = 'cpu'"), (2, "print(2)")):
         kept, notebook.cells[i].source = notebook.cells[i].source, source
-        assert not suite.reference_is_current(save(), tmp_path / "reference")
+        assert not reference.reference_is_current(save(), tmp_path / "reference")
         notebook.cells[i].source = kept
-    assert suite.reference_is_current(save(), tmp_path / "reference")
-    assert not suite.reference_is_current(path, tmp_path / "no-reference")
+    assert reference.reference_is_current(save(), tmp_path / "reference")
+    assert not reference.reference_is_current(path, tmp_path / "no-reference")
 
 
 def test_a_study_is_copied_where_this_run_made_it(executed, tmp_path):
     folder, _, _ = executed
     (folder / "01_a" / "artifacts").mkdir()
     (folder / "01_a" / "artifacts" / "study.json").write_text('{"LoRA": {"seconds": 1.5}}')
-    suite.make_reference(folder, tmp_path / "earlier")
+    reference.make_reference(folder, tmp_path / "earlier")
     assert not (tmp_path / "earlier" / "01_a" / "study.json").exists(), "it was there before"
     metrics = json.loads((folder / "01_a" / "metrics.json").read_text())
     metrics["artifacts"]["study"] = "artifacts/study.json"
     (folder / "01_a" / "metrics.json").write_text(json.dumps(metrics))
-    suite.make_reference(folder, tmp_path / "own")
+    reference.make_reference(folder, tmp_path / "own")
     assert (tmp_path / "own" / "01_a" / "study.json").read_text() == '{"LoRA": {"seconds": 1.5}}\n'

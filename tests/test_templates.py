@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 from trl import chat_template_utils as trl_templates
 
-from nbhelpers import chat, formats, shapes, templates
+from nbhelpers import conversion, encoding, schemas, templates
 from nbhelpers.errors import AuditError, DataError, ModelError
 
 LLAMA = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -98,7 +98,7 @@ def test_the_mask_is_right_token_by_token(messages, family):
     name, tokenizer, pattern = family
     if messages[0]["role"] == "system" and name in NO_SYSTEM:
         with pytest.raises(DataError, match=r"refuses turns of system, user, assistant.*System role not supported"):
-            chat.encode(messages, tokenizer)
+            encoding.encode(messages, tokenizer)
         return
     text = templates.render(messages, tokenizer)
     spans = [match.span(1) for match in pattern.finditer(text)]
@@ -108,7 +108,7 @@ def test_the_mask_is_right_token_by_token(messages, family):
         assert content in text[start:end]
     whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     inside = [any(a <= start and end <= b for a, b in spans) for start, end in whole["offset_mapping"]]
-    encoded = chat.encode(messages, tokenizer)
+    encoded = encoding.encode(messages, tokenizer)
     assert encoded["input_ids"] == whole["input_ids"]
     assert encoded["labels"] == [i if yes else -100 for i, yes in zip(whole["input_ids"], inside, strict=True)]
 
@@ -120,7 +120,7 @@ def test_the_mask_is_that_of_trl_s_training_template(messages, family):
         pytest.skip("the family has no system turn")
     tokenizer.chat_template = getattr(trl_templates, f"{name}_training_chat_template")
     its = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-    ours = chat.encode(messages, tokenizer)
+    ours = encoding.encode(messages, tokenizer)
     trained = [bool(x) for x in its["assistant_masks"]]
     if name == "qwen2_5":  # TRL 1.16 trains the line break before the answer too, which the prompt has already
         newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
@@ -138,10 +138,10 @@ def test_only_a_template_that_rewrites_its_prompts_is_replaced_and_that_is_said(
     tokenizer = tokenizer_of(special, eos, own)
     if name == "qwen3":
         with pytest.raises(AuditError, match="renders the prompt of turn 1 differently"):
-            chat.encode(CONVERSATIONS["multi-turn"], tokenizer)
+            encoding.encode(CONVERSATIONS["multi-turn"], tokenizer)
     said = templates.make_trainable(tokenizer)
     assert bool(said) == (name == "qwen3") == (tokenizer.chat_template != own)
-    chat.encode(CONVERSATIONS["multi-turn"], tokenizer)
+    encoding.encode(CONVERSATIONS["multi-turn"], tokenizer)
 
 
 def test_a_prompt_whose_tokens_are_others_once_an_answer_follows_stops_the_run():
@@ -149,8 +149,8 @@ def test_a_prompt_whose_tokens_are_others_once_an_answer_follows_stops_the_run()
     asks += "{% if add_generation_prompt %}### assistant:\n\n{% endif %}"
     parts, keeps = (tokenizer_of(CHATML, "<|im_end|>", asks, gpt2) for gpt2 in (True, False))
     with pytest.raises(AuditError, match=r"assistant:\\n\\n', and the start of the answer 'Because"):
-        chat.encode(ASKED, parts)
-    encoded = chat.encode(ASKED, keeps)
+        encoding.encode(ASKED, parts)
+    encoded = encoding.encode(ASKED, keeps)
     prompt = keeps(templates.render(ASKED[:1], keeps, True), add_special_tokens=False)["input_ids"]
     assert encoded["input_ids"][: len(prompt)] == prompt
 
@@ -160,14 +160,14 @@ def test_an_answer_that_its_template_changes_stops_the_run():
     tokenizer = tokenizer_of(special, eos, trl_templates.qwen3_chat_template)
     templates.make_trainable(tokenizer)
     with pytest.raises(AuditError, match="changes the answer of turn 1, 'a</think>b'"):
-        chat.encode([turn("user", "Why?"), turn("assistant", "a</think>b")], tokenizer)
+        encoding.encode([turn("user", "Why?"), turn("assistant", "a</think>b")], tokenizer)
 
 
 def test_an_answer_of_weight_0_is_not_trained_unseen():
     tokenizer = tokenizer_of(CHATML, "<|im_end|>", trl_templates.qwen2_5_chat_template)
     messages = [*ASKED[:1], ASKED[1] | {"weight": 0}, *ASKED]
     with pytest.raises(DataError, match="turn 1 has weight 0"):
-        chat.encode(messages, tokenizer)
+        encoding.encode(messages, tokenizer)
 
 
 def test_a_training_template_has_no_marks_that_only_transformers_reads():
@@ -186,7 +186,7 @@ def test_a_template_that_cannot_be_helped_is_left_and_stops_the_run_when_it_is_u
     assert templates.make_trainable(tokenizer) == ""
     assert tokenizer.chat_template == rewrites
     with pytest.raises(AuditError, match="differently"):
-        chat.encode(CONVERSATIONS["multi-turn"], tokenizer)
+        encoding.encode(CONVERSATIONS["multi-turn"], tokenizer)
 
 
 def test_without_a_template_there_is_nothing_to_make_trainable():
@@ -199,7 +199,7 @@ def test_without_a_template_there_is_nothing_to_make_trainable():
 # --- any conversation ---------------------------------------------------------------------------------------------
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40).filter(
-    lambda text: not shapes.is_blank(text)
+    lambda text: not schemas.is_blank(text)
 )
 FAULTS = {
     "two turns in a row": lambda turns: [*turns[:-1], turns[-1], turns[-1]],
@@ -230,14 +230,14 @@ def test_in_every_family_exactly_the_answers_are_trained_or_the_row_is_refused(f
     tokenizer = family_tokenizers[name]
     messages = messages[1:] if messages[0]["role"] == "system" and name in NO_SYSTEM else messages
     try:
-        encoded = chat.encode(messages, tokenizer)
+        encoded = encoding.encode(messages, tokenizer)
     except AuditError:  # white space or a line break that becomes one token with the end of the prompt
         assert any(turn["content"] != turn["content"].strip() for turn in messages)
         return
     trained = [
         tokenizer.decode([token for token, _ in run])
         for yes, run in itertools.groupby(
-            zip(encoded["input_ids"], encoded["labels"], strict=True), lambda pair: pair[1] != chat.IGNORE
+            zip(encoded["input_ids"], encoded["labels"], strict=True), lambda pair: pair[1] != encoding.IGNORE
         )
         if yes
     ]
@@ -263,7 +263,7 @@ def family_tokenizers():
 @given(st.lists(conversations(), min_size=10, max_size=10))
 def test_a_thousand_conversations_come_back_as_they_were_or_are_refused_by_number(smoke, rows):
     tokenizer = smoke[1]
-    converted = formats.convert([{"messages": messages} for messages, _ in rows], "messages")
+    converted = conversion.convert([{"messages": messages} for messages, _ in rows], "messages")
     broken = [number for number, (_, fault) in enumerate(rows, 1) if fault]
     assert sorted(converted.refused_rows) == broken
     assert sum(converted.refused.values()) == len(broken)
@@ -272,10 +272,10 @@ def test_a_thousand_conversations_come_back_as_they_were_or_are_refused_by_numbe
         messages = row["messages"]
         if any(t["role"] == "assistant" and t["content"][0].isspace() for t in messages):
             with contextlib.suppress(AuditError):  # where it becomes one token with the end of the prompt
-                chat.encode(messages, tokenizer)
+                encoding.encode(messages, tokenizer)
             continue
-        encoded = chat.encode(messages, tokenizer)
-        trained = [label for label in encoded["labels"] if label != chat.IGNORE]
+        encoded = encoding.encode(messages, tokenizer)
+        trained = [label for label in encoded["labels"] if label != encoding.IGNORE]
         said = "".join(f"{t['content']}<|im_end|>\n" for t in messages if t["role"] == "assistant")
         assert tokenizer.decode(trained) == said
 
@@ -338,9 +338,9 @@ def test_no_text_of_a_user_forges_a_turn_once_it_is_defused(forgery, name):
     assert safe.replace(" ", "") == text.replace(" ", ""), "nothing else of it changed"
     row = [system, turn("user", text), turn("assistant", "No.")]
     with pytest.raises(AuditError, match=r"Row 1: turn 1 \(user\) contains .* border of turns"):
-        chat.encode_rows(datasets.Dataset.from_list([{"messages": row}]), tokenizer, 4_096)
+        encoding.encode_rows(datasets.Dataset.from_list([{"messages": row}]), tokenizer, 4_096)
     row[1] = turn("user", safe)
-    assert len(chat.encode_rows(datasets.Dataset.from_list([{"messages": row}]), tokenizer, 4_096).dataset) == 1
+    assert len(encoding.encode_rows(datasets.Dataset.from_list([{"messages": row}]), tokenizer, 4_096).dataset) == 1
 
 
 @pytest.mark.parametrize("text", ["", "user", "assistant\n", "a < b | c > d", "im_end", "<|im_end", "[INST"])

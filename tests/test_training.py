@@ -14,9 +14,21 @@ import trl
 from closeness import assert_same
 from peft import LoraConfig
 
-from nbhelpers import adapters, batching, chat, forward, memory, models, training
+from nbhelpers import (
+    batching,
+    callbacks,
+    encoding,
+    fast_paths,
+    forecast,
+    loading,
+    memory,
+    memory_usage,
+    row_encoding,
+    sft,
+)
 from nbhelpers.errors import AuditError, DivergedError, NotebookError
-from nbhelpers.profiles import PROFILES, Hardware
+from nbhelpers.hardware import Hardware
+from nbhelpers.profiles import PROFILES
 
 CPU = Hardware("cpu", 2, 2**34, None, 0, "Linux")
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -43,14 +55,14 @@ def rows(smoke):
 
     def conversation():
         q, a = (" ".join(rng.choice(words, rng.integers(2, 30))) for _ in range(2))
-        return chat.encode([{"role": "user", "content": q}, {"role": "assistant", "content": a}], smoke[1])
+        return encoding.encode([{"role": "user", "content": q}, {"role": "assistant", "content": a}], smoke[1])
 
     return datasets.Dataset.from_list([conversation() for _ in range(40)])
 
 
 def gradients(trainer_class, model, tokenizer, rows, tmp_path, peft_config=None):
     """Loss and gradients of one batch as this trainer computes them, with the batch's own count of labelled tokens."""
-    config = training.sft_config(run(tmp_path))
+    config = sft.sft_config(run(tmp_path))
     torch.manual_seed(0)
     options = {"train_dataset": rows, "processing_class": tokenizer, "peft_config": peft_config}
     trainer = trainer_class(model, config, **options)
@@ -59,8 +71,8 @@ def gradients(trainer_class, model, tokenizer, rows, tmp_path, peft_config=None)
             torch.nn.init.normal_(parameter, std=0.05)
     batch = trainer.data_collator([rows[i] for i in range(6)])
     assert not batch["attention_mask"].all(), "without padding there is nothing to test"
-    count = (batch["labels"][:, 1:] != chat.IGNORE).sum()
-    fast = adapters.in_place_lora if trainer_class is training.SFTTrainer else contextlib.nullcontext
+    count = (batch["labels"][:, 1:] != encoding.IGNORE).sum()
+    fast = fast_paths.in_place_lora if trainer_class is sft.SFTTrainer else contextlib.nullcontext
     with fast(trainer.model):
         loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=count)
         loss.backward()
@@ -69,7 +81,7 @@ def gradients(trainer_class, model, tokenizer, rows, tmp_path, peft_config=None)
 
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "LoRA"])
 def test_loss_and_gradients_equal_trl_s(adapter, smoke, tokenizer, rows, tmp_path):
-    ours = gradients(training.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path, adapter)
+    ours = gradients(sft.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path, adapter)
     theirs = gradients(trl.SFTTrainer, copy.deepcopy(smoke[0]), tokenizer, rows, tmp_path, adapter)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
     assert ours[1].keys() == theirs[1].keys()
@@ -82,7 +94,7 @@ def test_label_smoothing_is_that_of_transformers(factor, tmp_path, rows, smoke):
     from transformers.trainer_pt_utils import LabelSmoother
 
     model, tokenizer = (copy.deepcopy(part) for part in smoke)
-    trainer = training.sft_trainer(run(tmp_path), model, tokenizer, rows, label_smoothing_factor=factor)
+    trainer = sft.sft_trainer(run(tmp_path), model, tokenizer, rows, label_smoothing_factor=factor)
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
         ours = trainer.compute_loss(model.eval(), dict(batch))
@@ -96,23 +108,23 @@ def test_a_collator_that_masks_the_end_stops_the_run_before_the_first_step(tmp_p
 
     model, tokenizer = (copy.deepcopy(part) for part in smoke)
     tokenizer.pad_token = tokenizer.eos_token
-    trainer = training.sft_trainer(run(tmp_path), model, tokenizer, rows, max_steps=1)
-    training.audit_batch(trainer)
+    trainer = sft.sft_trainer(run(tmp_path), model, tokenizer, rows, max_steps=1)
+    sft.audit_batch(trainer)
     masks = DataCollatorForLanguageModeling(tokenizer, mlm=False)  # its labels are the ids, padding masked
     trainer.data_collator = lambda batch: masks([{"input_ids": row["input_ids"]} for row in batch])
     with pytest.raises(AuditError, match=r"takes \d+ of \d+ labels of the first batch away: '<\|im_end\|>'"):
-        training.train(trainer)
+        sft.train(trainer)
     assert trainer.state.global_step == 0
 
 
 def curve(trainer_class, rows, tmp_path, seed):
     """The losses of 30 steps of LoRA under bfloat16 autocast: same rows in the same order, `seed` sets the adapter."""
-    model, tokenizer = models.load("smoke", "bfloat16")
+    model, tokenizer = loading.load("smoke", "bfloat16")
     torch.manual_seed(seed)
     r = run(tmp_path, dtype="bfloat16", max_steps=30, learning_rate=3e-3, seed=seed)
     ordered = batching.length_grouped(rows, 4, 30, seed=0)
     trainer = trainer_class(
-        model, training.sft_config(r), train_dataset=ordered, processing_class=tokenizer, peft_config=LORA
+        model, sft.sft_config(r), train_dataset=ordered, processing_class=tokenizer, peft_config=LORA
     )
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
@@ -124,7 +136,7 @@ def curve(trainer_class, rows, tmp_path, seed):
 @pytest.mark.slow
 def test_in_bfloat16_thirty_steps_go_as_with_trl(rows, tmp_path):
     seeds = range(4)
-    ours = np.array([curve(training.SFTTrainer, rows, tmp_path, seed) for seed in seeds])
+    ours = np.array([curve(sft.SFTTrainer, rows, tmp_path, seed) for seed in seeds])
     theirs = np.array([curve(trl.SFTTrainer, rows, tmp_path, seed) for seed in seeds])
     noise = theirs.std(0, ddof=1).mean()
     assert ours.shape == (4, 30)
@@ -140,13 +152,13 @@ def distances(found, expected):
 def test_packed_rows_train_as_they_do_alone(model, tokenizer, rows, tmp_path):
     """Every labelled token of a packed row has the logits that it has alone: no row sees its neighbour."""
     r = run(tmp_path, max_steps=4, per_device_train_batch_size=1)
-    trainer = training.sft_trainer(r, model, tokenizer, rows.select(range(4)), packing=True, max_length=512)
+    trainer = sft.sft_trainer(r, model, tokenizer, rows.select(range(4)), packing=True, max_length=512)
     packed = trainer.data_collator([trainer.train_dataset[0]])
     assert "attention_mask" not in packed
     assert len({int(i) for i in packed["position_ids"].flatten()}) < packed["input_ids"].numel(), "nothing was packed"
-    logits, targets = forward.labelled_logits(model, model.get_output_embeddings(), packed)
+    logits, targets = fast_paths.labelled_logits(model, model.get_output_embeddings(), packed)
     alone = [
-        forward.labelled_logits(
+        fast_paths.labelled_logits(
             model, model.get_output_embeddings(), {k: torch.tensor([row[k]]) for k in ("input_ids", "labels")}
         )
         for row in rows.select(range(4))
@@ -158,15 +170,15 @@ def test_packed_rows_train_as_they_do_alone(model, tokenizer, rows, tmp_path):
     assert difference < 1e-3
     leaking = packed | {"attention_mask": torch.ones_like(packed["input_ids"]), "position_ids": None}
     leaking["attention_mask"][:, 0] = 0  # padding on the left: the mask is not left out
-    seen, _ = forward.labelled_logits(model, model.get_output_embeddings(), leaking)
+    seen, _ = fast_paths.labelled_logits(model, model.get_output_embeddings(), leaking)
     assert distances(seen, expected).min(1).values.max() > 100 * difference, "a leak would not be noticed"
 
 
 def test_tokens_counted_before_are_those_trained_on(model, tokenizer, rows, tmp_path):
     r = run(tmp_path, gradient_accumulation_steps=2)
-    plan = training.count_tokens(r, rows)
-    trainer = training.sft_trainer(r, model, tokenizer, rows)
-    result = training.train(trainer)
+    plan = forecast.count_tokens(r, rows)
+    trainer = sft.sft_trainer(r, model, tokenizer, rows)
+    result = sft.train(trainer)
     assert result.tokens == plan.tokens
     assert len(result.losses) == 3
     assert result.tokens_per_second > 0
@@ -175,7 +187,7 @@ def test_tokens_counted_before_are_those_trained_on(model, tokenizer, rows, tmp_
 
 def test_training_lowers_the_loss(model, tokenizer, rows, tmp_path):
     r = run(tmp_path, max_steps=30, learning_rate=3e-3)
-    losses = training.train(training.sft_trainer(r, model, tokenizer, rows)).losses
+    losses = sft.train(sft.sft_trainer(r, model, tokenizer, rows)).losses
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 1
 
 
@@ -191,8 +203,8 @@ def test_attention_is_trained_in_float32_whatever_else_is(kind, model, tokenizer
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     r = run(tmp_path, dtype="bfloat16", gradient_checkpointing=kind == "checkpointing")
     model = model.bfloat16() if kind == "lora" else model
-    trainer = training.sft_trainer(r, model, tokenizer, rows, LORA if kind == "lora" else None)
-    training.train(trainer)
+    trainer = sft.sft_trainer(r, model, tokenizer, rows, LORA if kind == "lora" else None)
+    sft.train(trainer)
     assert seen
     assert set(seen) == {(torch.float32, False)}
 
@@ -201,26 +213,28 @@ def test_a_loss_that_is_not_finite_stops_the_run(model, tokenizer, rows, tmp_pat
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(NotebookError, match="Lower learning_rate"):
-        training.train(training.sft_trainer(run(tmp_path), model, tokenizer, rows))
+        sft.train(sft.sft_trainer(run(tmp_path), model, tokenizer, rows))
 
 
 def test_the_audit_comes_before_the_first_step(model, tokenizer, rows, tmp_path):
-    masked = rows.map(lambda row: {"labels": [chat.IGNORE] * len(row["labels"])})
+    masked = rows.map(lambda row: {"labels": [encoding.IGNORE] * len(row["labels"])})
     with pytest.raises(AuditError, match="no label"):
-        training.sft_trainer(run(tmp_path), model, tokenizer, masked)
+        sft.sft_trainer(run(tmp_path), model, tokenizer, masked)
 
 
 @pytest.mark.parametrize("quantized", [False, True])
 def test_adapters_of_both_kinds_train_in_float32(quantized, tokenizer, rows, tmp_path):
-    model, _ = models.load("smoke", "bfloat16", quantization_config=models.four_bit("bfloat16") if quantized else None)
+    model, _ = loading.load(
+        "smoke", "bfloat16", quantization_config=loading.four_bit("bfloat16") if quantized else None
+    )
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = training.sft_trainer(run(tmp_path, dtype="bfloat16"), model, tokenizer, rows, lora)
+    trainer = sft.sft_trainer(run(tmp_path, dtype="bfloat16"), model, tokenizer, rows, lora)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     assert trained
     assert {p.dtype for p in trained} == {torch.float32}
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     before = [p.detach().clone() for p in trained]
-    training.train(trainer)
+    sft.train(trainer)
     assert any(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
     for name, p in trainer.model.named_parameters():
         if name in frozen:
@@ -237,21 +251,20 @@ def test_adapters_of_both_kinds_train_in_float32(quantized, tokenizer, rows, tmp
     ],
 )
 def test_precision_and_device_follow_the_hardware(hardware, dtype, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SFTConfig", dict)
-    config = training.sft_config(run(tmp_path, hardware, dtype))
+    monkeypatch.setattr(sft, "SFTConfig", dict)
+    config = sft.sft_config(run(tmp_path, hardware, dtype))
     assert expected.items() <= config.items()
     assert config["logging_nan_inf_filter"] is False
 
 
 def test_a_forecast_is_recorded_beside_its_measurement(model, tokenizer, rows, tmp_path):
-    from nbhelpers import memory
 
     r = run(tmp_path)
-    expected = training.forecast(r, "full", "full", rows)
+    expected = forecast.forecast(r, "full", "full", rows)
     predicted = dict(r.recorded)
-    with memory.peak() as peak:
-        result = training.train(training.sft_trainer(r, model, tokenizer, rows))
-    frame = training.measured(r, {"full": expected}, {"full": result}, {"full": peak})
+    with memory_usage.peak() as peak:
+        result = sft.train(sft.sft_trainer(r, model, tokenizer, rows))
+    frame = forecast.measured(r, {"full": expected}, {"full": result}, {"full": peak})
     assert predicted.keys() <= r.recorded.keys()
     assert predicted["full.peak_memory_bytes"] == sum(expected.parts.values())
     assert frame.loc["full", ("", "tokens/s")] > 0
@@ -308,20 +321,20 @@ def test_every_remedy_lowers_the_predicted_peak_and_the_cheapest_comes_first():
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(model, tokenizer, rows, tmp_path):
-    trainer = training.sft_trainer(run(tmp_path), model, tokenizer, rows)
+    trainer = sft.sft_trainer(run(tmp_path), model, tokenizer, rows)
 
     def broken(*args, **kwargs):
         raise RuntimeError("shapes do not fit")
 
     trainer.compute_loss = broken
     with pytest.raises(RuntimeError, match="shapes do not fit") as caught:
-        training.train(trainer)
+        sft.train(trainer)
     assert not isinstance(caught.value, NotebookError)
 
 
 def test_the_adapter_begins_the_same_whatever_ran_before(smoke, tokenizer, rows, tmp_path):
     def first():
-        trainer = training.sft_trainer(run(tmp_path), copy.deepcopy(smoke[0]), tokenizer, rows, LORA)
+        trainer = sft.sft_trainer(run(tmp_path), copy.deepcopy(smoke[0]), tokenizer, rows, LORA)
         return next(p for name, p in trainer.model.named_parameters() if "lora_A" in name).detach().clone()
 
     one = first()
@@ -342,7 +355,7 @@ def test_rows_are_encoded_counted_and_even_over_tasks(tokenizer, tmp_path, capsy
     table = datasets.Dataset.from_list([row(i, ("summary", "parameters")[i % 2]) for i in range(60)])
     source = SimpleNamespace(train=table, test=table)
     settings = run(tmp_path, eval_rows=3, max_length=40)
-    train_rows, scored = training.encoded_rows(settings, source, tokenizer, ["summary", "parameters"], count=30)
+    train_rows, scored = row_encoding.encode_source(settings, source, tokenizer, ["summary", "parameters"], count=30)
     assert sorted(scored["task"]) == ["parameters"] * 3 + ["summary"] * 3
     assert len(train_rows) <= 30
     assert max(map(len, train_rows["input_ids"])) <= 40
@@ -352,11 +365,11 @@ def test_rows_are_encoded_counted_and_even_over_tasks(tokenizer, tmp_path, capsy
 @pytest.mark.parametrize(("fp16", "skipped"), [(False, 0), (True, 2), (True, 19)])
 def test_a_float16_training_may_skip_steps_until_its_loss_scale_fits(fp16, skipped):
     args, state = SimpleNamespace(fp16=fp16, learning_rate=1e-3), SimpleNamespace(global_step=1, max_steps=1_000)
-    watch = training.Watch()
+    watch = callbacks.Watch()
     watch.on_train_begin(args, state, None)
     for norm in (*["inf"] * skipped, "1.0", *["nan"] * skipped):
         watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": norm})
-    for _ in range(training.SKIPPED - 1 - skipped if fp16 else 0):
+    for _ in range(callbacks.SKIPPED - 1 - skipped if fp16 else 0):
         watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": "inf"})
     with pytest.raises(DivergedError, match="The gradient norm is inf"):
         watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": "inf"})
@@ -366,7 +379,7 @@ def test_a_float16_training_may_skip_steps_until_its_loss_scale_fits(fp16, skipp
 
 def test_a_float16_training_that_skipped_every_step_has_not_learned():
     args, state = SimpleNamespace(fp16=True, learning_rate=1e-3), SimpleNamespace(global_step=1, max_steps=1_000)
-    watch = training.Watch()
+    watch = callbacks.Watch()
     watch.on_train_begin(args, state, None)
     watch.on_train_end(args, state, None)
     for _ in range(4):

@@ -12,7 +12,8 @@ import pytest
 
 from nbhelpers import sources
 from nbhelpers.profiles import PROFILES
-from nbhelpers.run import FULL_STUDIES, repository_root
+from nbhelpers.run import FULL_STUDIES
+from nbhelpers.storage import repository_root
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))

@@ -12,7 +12,11 @@ import numpy as np
 from transformers import TrainerCallback
 
 WINDOW = 4  # training losses that are averaged: a batch's loss depends on which rows are in it
+
+
 PATIENCE = 2  # held-out losses in a row that must agree
+
+
 LEAST = 0.01  # share of a held-out loss below which a change is none
 
 

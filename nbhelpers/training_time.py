@@ -1,49 +1,15 @@
-"""What a training will take: floating-point operations from the model's shape, time from a measured rate, money."""
+"""How long a training takes: its operations, and how fast this machine does them."""
 
-import csv
 import time
-from dataclasses import dataclass
 from functools import cache
 
-from nbhelpers.errors import NotebookError
 from nbhelpers.memory import Plan, Shape
-from nbhelpers.run import repository_root
 
 # How often an elementwise operation, as `elementwise_rate` times it, passes over what `elementwise_numbers` counts.
 # Measured with SmolLM2-135M in float32 and bfloat16 on two cores of a Xeon with AMX, on no other CPU and no GPU: norms,
 # rotations, residual sums, the gated activation, softmax and casts of a block, forward and back, 24 times over its
 # widths; four-bit weights to unpack 8 times; AdamW with the clipping of the gradient 9 times over a trained number.
 BLOCK_PASSES, UNPACK_PASSES, OPTIMIZER_PASSES = 24, 8, 9
-
-
-@dataclass(frozen=True)
-class Price:
-    """One row of data/prices.csv."""
-
-    name: str
-    dollars_per_hour: float
-    what: str
-    source: str
-    date: str
-
-
-def table(name: str, number: str) -> list[dict]:
-    """The rows of `data/<name>.csv`, its column `number` as floats. Raises NotebookError where it is missing."""
-    path = repository_root() / "data" / f"{name}.csv"
-    if not path.exists():
-        raise NotebookError(f"{path} is missing. It comes with the repository: run from a clone.")
-    with open(path, encoding="utf-8", newline="") as file:
-        return [row | {number: float(row[number])} for row in csv.DictReader(file)]
-
-
-def prices() -> dict[str, Price]:
-    """The price table by name. Raises NotebookError where data/prices.csv is not there."""
-    return {row["name"]: Price(**row) for row in table("prices", "dollars_per_hour")}
-
-
-def dollars(seconds: float, dollars_per_hour: float) -> float:
-    """Price of `seconds` of machine time, billed by the second."""
-    return seconds / 3600 * dollars_per_hour
 
 
 def training_flops(shape: Shape, method: str, plan: Plan, gradient_checkpointing: bool = False) -> float:

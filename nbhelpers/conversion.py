@@ -9,16 +9,25 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers import cost, shapes
+from nbhelpers import schemas
 from nbhelpers.errors import DataError, ParameterError
-from nbhelpers.run import replaced
+from nbhelpers.storage import replaced
 
 CONVERSATIONS = ("messages", "openai", "sharegpt", "alpaca", "prompt/completion", "prompt/completion plain")
+
+
 PAIRS = ("preference", "preference plain", "preference implicit", "openai preference")
+
+
 OPENAI_MINIMUM = 10  # examples; https://developers.openai.com/api/docs/guides/supervised-fine-tuning
 
+
 _OPENAI_PAIR = {"input", "preferred_output", "non_preferred_output"}
-_OWN_COLUMNS = {"system", "history", "tools", "parallel_tool_calls", *_OPENAI_PAIR}.union(*shapes.SHAPES.values())
+
+
+_OWN_COLUMNS = {"system", "history", "tools", "parallel_tool_calls", *_OPENAI_PAIR}.union(*schemas.SHAPES.values())
+
+
 _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}  # role -> ShareGPT's name
 
 
@@ -42,9 +51,6 @@ class Converted:
         return f"{self.read} rows read = {len(self.rows)} as {self.shape}{refused}"
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
-
-
 def normal_form(row: dict) -> dict:
     """`{"messages"}`, or `{"prompt", "chosen", "rejected"}` of a pair, from a row of any known shape.
 
@@ -54,9 +60,9 @@ def normal_form(row: dict) -> dict:
     Raises DataError: the columns make no known shape, a turn cannot be used, or the row has what a plain turn cannot
     say (tool calls, images, ...).
     """
-    shapes.refuse_more_than_text(row)
+    schemas.refuse_more_than_text(row)
     columns = {name for name, value in row.items() if value is not None}
-    shape = "openai preference" if columns >= _OPENAI_PAIR else shapes.recognise(columns)
+    shape = "openai preference" if columns >= _OPENAI_PAIR else schemas.recognise(columns)
     if shape == "openai preference":
         given = row["input"]
         if not isinstance(given, dict) or given.get("tools"):
@@ -66,7 +72,7 @@ def normal_form(row: dict) -> dict:
         return _pair(given.get("messages"), row["preferred_output"], row["non_preferred_output"])
     if shape == "preference":
         return _pair(row.get("prompt"), row["chosen"], row["rejected"])
-    messages = shapes.to_messages(row, shape, weights=True)
+    messages = schemas.to_messages(row, shape, weights=True)
     _encodable(messages)
     return {"messages": messages}
 
@@ -88,7 +94,7 @@ def _pair(prompt, chosen, rejected) -> dict:
                 f"{name} is {turns!r:.60}, expected turns, or text together with a prompt that is text", "not turns"
             )
     conversations = [[*(prompt or []), *answer] for answer in (chosen, rejected)]
-    good, bad = map(shapes.check_messages, conversations)
+    good, bad = map(schemas.check_messages, conversations)
     if good == bad:
         raise DataError("chosen and rejected are the same; there is nothing to prefer", "nothing to prefer")
     length = len(prompt or [])
@@ -105,9 +111,6 @@ def _encodable(turns: list[dict]) -> None:
         "".join(turn["content"] for turn in turns).encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{error.object[error.start]!a} is half a character", "half a character") from None
-
-
-# --- writing ------------------------------------------------------------------------------------------------------
 
 
 def from_messages(row: dict, shape: str) -> dict:
@@ -201,7 +204,7 @@ def convert(rows, shape: str) -> Converted:
         except DataError as error:
             refused_rows[read] = str(error)
             reasons[error.reason] += 1
-    warning = _too_few(len(kept)) if shape.startswith("openai") else ""
+    warning = too_few(len(kept)) if shape.startswith("openai") else ""
     return Converted(shape, kept, read, dict(reasons), refused_rows, warning)
 
 
@@ -237,9 +240,6 @@ def round_trip(rows, shape: str) -> int:
     return compared
 
 
-# --- files and price ----------------------------------------------------------------------------------------------
-
-
 def _line(row: dict, number: int) -> str:
     try:
         return json.dumps(row, allow_nan=False) + "\n"  # ASCII: no reader can cut at U+2028 or guess an encoding
@@ -259,58 +259,7 @@ def write_jsonl(rows, path: str | Path) -> int:
     return number
 
 
-@dataclass(frozen=True)
-class TrainingPrice:
-    """One row of data/finetuning_prices.csv."""
-
-    provider: str
-    model: str
-    dollars_per_million_training_tokens: float
-    source: str
-    date: str
-
-
-def finetuning_prices() -> dict[str, TrainingPrice]:
-    """Published prices by model. Raises NotebookError where data/finetuning_prices.csv is not there."""
-    rows = cost.table("finetuning_prices", "dollars_per_million_training_tokens")
-    return {row["model"]: TrainingPrice(**row) for row in rows}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """`tokens` of one epoch and the `dollars` of all; `warning` is empty, or says why OpenAI would not take the set."""
-
-    tokens: int
-    dollars: float
-    warning: str
-
-
-def openai_price(rows, tokenizer, epochs: int, dollars_per_million: float) -> Estimate:
-    """What OpenAI would ask for training on these conversations: tokens x epochs x price.
-
-    An estimate: the tokens are those of `tokenizer`, not of OpenAI's own, whose count is the one that is billed.
-    Around the contents stand 4 tokens a turn and 3 a row, as OpenAI's cookbook counts chat messages. Since 2026 the
-    fine-tuning platform takes no new users (developers.openai.com/api/docs/guides/direct-preference-optimization).
-
-    Raises:
-        DataError: a row cannot be read, or is a pair; names its number.
-        ParameterError: epochs below 1, or a negative price.
-    """
-    if epochs < 1 or dollars_per_million < 0:
-        raise ParameterError(
-            f"epochs={epochs!r} and dollars_per_million={dollars_per_million!r}: at least 1 epoch and 0 dollars."
-        )
-    tokens = number = 0
-    for number, row in enumerate(rows, 1):
-        try:
-            contents = [turn["content"] for turn in from_messages(normal_form(row), "openai")["messages"]]
-        except DataError as error:
-            raise DataError(f"Row {number}: {error}. Convert the rows to openai first, which counts these.") from None
-        tokens += 3 + sum(4 + len(ids) for ids in tokenizer(contents, add_special_tokens=False)["input_ids"])
-    return Estimate(tokens, tokens * epochs * dollars_per_million / 1e6, _too_few(number))
-
-
-def _too_few(count: int) -> str:
+def too_few(count: int) -> str:
     if count >= OPENAI_MINIMUM:
         return ""
     return f"{count} examples; OpenAI takes a training file of at least {OPENAI_MINIMUM}."

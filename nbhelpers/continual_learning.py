@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from nbhelpers import chat, evaluation, forward
+from nbhelpers import encoding, fast_paths, generation
 from nbhelpers.errors import ParameterError
-from nbhelpers.run import repository_root
+from nbhelpers.storage import repository_root
 
 
 def own_answers(
@@ -39,7 +39,7 @@ def own_answers(
     content = json.loads((repository_root() / "data" / "replay.json").read_text(encoding="utf-8"))
     requests = content["requests"][:count]
     asked = [[{"role": "user", "content": f"{request} {hint}".strip()}] for request in requests]
-    answers = evaluation.generate(
+    answers = generation.generate(
         model, tokenizer, asked, max_new_tokens, batch_size, temperature=temperature, seed=seed
     )
     rows = [
@@ -56,7 +56,7 @@ def own_answers(
 def rehearsal(model, tokenizer, seed: int = 0, **options):
     """`own_answers`, encoded to train on: `datasets.Dataset` with `input_ids` and `labels`."""
     rows = own_answers(model, tokenizer, seed, **options)
-    return datasets.Dataset.from_list([chat.encode(row["messages"], tokenizer) for row in rows])
+    return datasets.Dataset.from_list([encoding.encode(row["messages"], tokenizer) for row in rows])
 
 
 def rehearse(trainer, rows, share: float) -> None:
@@ -98,7 +98,7 @@ def fisher(model, rows) -> dict[str, torch.Tensor]:
     model.eval()
     for row in rows:
         batch = {name: torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels")}
-        logits, targets = forward.labelled_logits(model, head, batch)
+        logits, targets = fast_paths.labelled_logits(model, head, batch)
         torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
         tokens += len(targets)
         for name, weight in model.named_parameters():

@@ -1,12 +1,104 @@
-"""Forward passes without needless work: the head on labelled tokens, attention without copies, a cache with room."""
+"""Faster ways to the same numbers: attention, LoRA and the vocabulary projection without needless work."""
 
 import contextlib
 import copy
 
 import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraVariant
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from nbhelpers.chat import IGNORE
+from nbhelpers.encoding import IGNORE
+
+
+class _AddLowRank(torch.autograd.Function):
+    """result += scaling * (x A^T) B^T, in place, computed in the precision of `result`.
+
+    Shapes: result (..., outputs), x (..., inputs), A (r, inputs), B (outputs, r). The backward pass needs x, which the
+    frozen layer's neighbours share, and x A^T, which is r wide; nothing as wide as the layer is made beside them.
+    """
+
+    @staticmethod
+    def forward(ctx, result, x, A, B, scaling):
+        dtype = result.dtype
+        rows = x.to(dtype).flatten(0, -2)
+        narrow = (rows @ A.to(dtype).T).mul_(scaling).to(dtype)  # autocast may have lowered it
+        result.view(-1, result.shape[-1]).addmm_(narrow, B.to(dtype).T)
+        ctx.mark_dirty(result)
+        ctx.save_for_backward(rows, narrow, A, B)
+        ctx.scaling, ctx.input = scaling, (x.shape, x.dtype)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        rows, narrow, A, B = ctx.saved_tensors
+        shape, dtype = ctx.input
+        outer = gradient.flatten(0, -2)
+        inner = (outer @ B.to(outer.dtype)).mul_(ctx.scaling)
+        _, for_x, for_A, for_B, _ = ctx.needs_input_grad
+        to_x = (inner @ A.to(inner.dtype)).view(shape).to(dtype) if for_x else None
+        to_A = (inner.T @ rows).to(A.dtype) if for_A else None
+        to_B = (outer.T @ narrow).to(B.dtype) if for_B else None
+        return gradient, to_x, to_A, to_B, None
+
+
+class _InPlace(LoraVariant):
+    """How a LoRA layer adds its update while `in_place_lora` is on."""
+
+    @staticmethod
+    def forward(module, active_adapter, x, result, **kwargs):
+        A, B = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
+        return _AddLowRank.apply(result, x, A, B, module.scaling[active_adapter])
+
+    @staticmethod
+    def merge_safe(module, active_adapter, orig_weight):
+        return orig_weight + module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    @staticmethod
+    def merge_unsafe(module, active_adapter, orig_weight):
+        orig_weight.data += module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    @staticmethod
+    def unmerge(module, active_adapter, orig_weight):
+        return orig_weight - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+
+def _plain(layer: LoraLayer) -> bool:
+    """Whether every adapter of a layer is Hu et al.'s, on a linear layer of full precision or of 4 bits, unsharded."""
+    if {type(layer).__name__, type(layer.get_base_layer()).__name__} not in ({"Linear"}, {"Linear4bit"}):
+        return False
+    weights = [matrix[name].weight for name in layer.lora_A for matrix in (layer.lora_A, layer.lora_B)]
+    whole = all(type(weight) is torch.nn.Parameter and weight.dim() == 2 for weight in weights)
+    extra = bool(layer.lora_variant) or any(layer.lora_bias.values())
+    return (
+        whole and not extra and all(isinstance(dropout, torch.nn.Identity) for dropout in layer.lora_dropout.values())
+    )
+
+
+@contextlib.contextmanager
+def in_place_lora(model):
+    """Within the block, plain LoRA layers add their update to the frozen layer's output in place.
+
+    PEFT makes four tensors as wide as the layer (the update, its product with the scaling, the sum, and the gradient of
+    the product) and, where adapters are float32 under autocast, casts every input up and down again and keeps the copy.
+    Here there is none of them; the result and the gradients are the same to rounding. Layers with dropout, a bias, DoRA
+    or another variant, sharded adapters, and quantised layers of other kinds are left as they are.
+    """
+    taken = [
+        (layer, name, layer.cast_input_dtype_enabled)
+        for layer in model.modules()
+        if isinstance(layer, LoraLayer) and _plain(layer)
+        for name in layer.lora_A
+    ]
+    for layer, name, _ in taken:
+        layer.lora_variant[name], layer.cast_input_dtype_enabled = _InPlace(), False
+    try:
+        yield
+    finally:
+        for layer, name, cast in taken:
+            layer.lora_variant.pop(name, None)  # the adapter may have been deleted meanwhile
+            layer.cast_input_dtype_enabled = cast
 
 
 @contextlib.contextmanager

@@ -1,11 +1,27 @@
-"""The shapes that rows of conversations come in, and what each of them becomes: checked turns `{"role", "content"}`."""
+"""TODO: docstring."""
 
+import json
 import unicodedata
 
 from nbhelpers.errors import DataError
 
+
+def text_of(row: dict) -> str:
+    """The `text` of a row, or the contents of its `messages` with a blank line between turns."""
+    return row["text"] if "text" in row else "\n\n".join(turn["content"] for turn in row["messages"])
+
+
+def fold(messages: list[dict]) -> str:
+    """A key for the question of a conversation: its turns before the answer, white space and case folded."""
+    return json.dumps([(t["role"], " ".join(t["content"].lower().split())) for t in messages[:-1]])
+
+
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category that show nothing
+
+
 ROLES = ("system", "user", "assistant", "tool")
+
+
 SHAPES = {
     "messages": {"messages"},
     "sharegpt": {"conversations"},
@@ -14,14 +30,22 @@ SHAPES = {
     "alpaca": {"instruction", "output"},
     "text": {"text"},
 }  # shape -> the columns it is recognised by, most specific first
+
+
 _LOST = ("tool_calls", "function_call", "thinking", "reasoning", "reasoning_content", "images", "videos", "audio")
+
+
 _LOST_COLUMNS = ("tools", "functions", "images", "videos", "audio")
+
+
 _MAY_FOLLOW = {  # role -> whose turn may come before it; None: the beginning
     "system": {None},
     "user": {None, "system", "assistant"},
     "assistant": {"user", "tool"},
     "tool": {"assistant", "tool"},
 }
+
+
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 

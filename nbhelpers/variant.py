@@ -8,7 +8,6 @@ import math
 import os
 import statistics
 import tempfile
-import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,19 +18,22 @@ from nbhelpers import (
     adapters,
     checkpoints,
     constraints,
-    cost,
-    evaluation,
+    forecast,
     forgetting,
+    hardware,
+    latency,
+    likelihood,
+    loading,
     memory,
-    models,
-    profiles,
-    training,
+    memory_usage,
+    prices,
+    saving,
+    scoring,
+    sft,
 )
-from nbhelpers.diagnosis import Finding
 from nbhelpers.errors import DivergedError, ModelError, ResourceError
-from nbhelpers.run import seed_everything
-
-LATENCY_ROUNDS, LATENCY_TOKENS = 7, 16
+from nbhelpers.monitoring import Finding
+from nbhelpers.seeding import seed_everything
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class Variant:
 
 def load(run, variant: Variant):
     """`(model, tokenizer)` of a variant before its adapter: the base in the precision and with the bits it asks for."""
-    bits = None if variant.quantization is None else models.four_bit(run.dtype, **variant.quantization)
+    bits = None if variant.quantization is None else loading.four_bit(run.dtype, **variant.quantization)
     dtype = memory.weights_dtype(variant.method, run.dtype) if variant.learning_rates else run.dtype
-    return models.load(run.parameters.model_id, dtype, run.hardware.device, bits)
+    return loading.load(run.parameters.model_id, dtype, run.hardware.device, bits)
 
 
 def trainer(run, variant: Variant, rows, learning_rate: float, name: str, validation_rows=None):
@@ -84,8 +86,8 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
         config = None
     settings = variant.settings | {"learning_rate": learning_rate}
     held_out = validation_rows if "eval_strategy" in settings else None
-    made = training.sft_trainer(run, model, tokenizer, rows, config, held_out, name, variant.stop, **settings)
-    found = models.count_parameters(made.model)["trainable"]
+    made = sft.sft_trainer(run, model, tokenizer, rows, config, held_out, name, variant.stop, **settings)
+    found = loading.count_parameters(made.model)["trainable"]
     if variant.config is not None and found != (expected := adapters.count(_shape(run), variant.config)):
         raise ModelError(f"{name} trains {found:,} numbers; its formula says {expected:,}.")
     if variant.prepare:
@@ -100,7 +102,7 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
 
 
 def _shape(run) -> memory.Shape:
-    return memory.Shape.of(models.fetch(run.parameters.model_id))
+    return memory.Shape.of(loading.fetch(run.parameters.model_id))
 
 
 def tune(
@@ -135,19 +137,19 @@ def tune(
     found: dict = {"validation_loss": {}}
     if expected:
         try:
-            memory.check(expected.peak_memory_bytes, profiles.memory_free(run.hardware.device), run.parameters.force)
+            memory.check(expected.peak_memory_bytes, hardware.memory_free(run.hardware.device), run.parameters.force)
         except ResourceError as error:
             return {"left_out": str(error)}
         found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
     cores = run.hardware.cores
-    share = min(1.0, int(os.environ.get(profiles.CORES, cores)) / cores)  # of what is paid for, see `study.call`
+    share = min(1.0, int(os.environ.get(hardware.CORES, cores)) / cores)  # of what is paid for, see `study.call`
     best, model, made = math.inf, None, None
     for rate in variant.learning_rates:
-        memory.free()
+        memory_usage.free()
         try:
-            with memory.peak(run.hardware.device) as peak:
+            with memory_usage.peak(run.hardware.device) as peak:
                 made = trainer(run, variant, rows, rate, name, validation_rows)
-                done = training.train(made)
+                done = sft.train(made)
         except DivergedError as error:  # this rate is too high
             print(error)
             ended = Finding("divergence", made.state.global_step, str(error).partition(". ")[0])
@@ -159,8 +161,10 @@ def tune(
         if "seconds" not in found:  # the first alone had the process to itself
             found |= {"peak_memory_bytes": peak.bytes, "seconds": done.seconds}
             found |= {"tokens_per_second": done.tokens_per_second}
-            found |= {"dollars": share * cost.dollars(done.seconds, cost.prices()[run.profile.price].dollars_per_hour)}
-        losses = evaluation.held_out_loss(made.model, made.processing_class, validation_rows)
+            found |= {
+                "dollars": share * prices.dollars(done.seconds, prices.prices()[run.profile.price].dollars_per_hour)
+            }
+        losses = likelihood.held_out_loss(made.model, made.processing_class, validation_rows)
         loss = statistics.fmean(losses)
         found["validation_loss"][f"{rate:g}"] = loss if math.isfinite(loss) else None
         if loss < best:
@@ -168,7 +172,7 @@ def tune(
             found |= {"learning_rate": rate} | _course(made)
         made = None
     if model is not None:
-        trained = models.count_parameters(model)["trainable"]
+        trained = loading.count_parameters(model)["trainable"]
         found |= {"trained_parameters": trained, "trained_share": trained / _shape(run).parameters}
         found |= {"saved_bytes": _save(model, folder)}
     elif variant.learning_rates:
@@ -193,12 +197,12 @@ def _course(made) -> dict:
     }
 
 
-def _expected(run, variant: Variant, rows) -> training.Forecast:
+def _expected(run, variant: Variant, rows) -> forecast.Forecast:
     """The forecast of a variant: LoRA's, with what its own method trains and has autograd keep."""
     known = {name: value for name, value in variant.settings.items() if hasattr(run.parameters, name)}
     shape, config = _shape(run), variant.config
     bits = memory.NF4_BYTES if (variant.quantization or {}).get("double_quant", True) else memory.FOUR_BIT_BYTES
-    found = training.expected(
+    found = forecast.expected(
         run.having(**known), variant.method, rows, adapter_parameters=adapters.count(shape, config),
         adapter_width=None if config is None else adapters.kept_width(shape, config), four_bit_bytes=bits,
         optim=variant.settings.get("optim", "adamw_torch_fused"),
@@ -213,20 +217,20 @@ def stages(run, rows) -> dict[str, dict[str, int]]:
     What is held is measured after loading, after the forward pass, after the backward pass, and after the step.
     """
     p, device = run.parameters, run.hardware.device
-    start = memory.held(device)
+    start = memory_usage.held(device)
     made = trainer(run, Variant(None, (p.learning_rate,)), rows, p.learning_rate, "stages")
-    loaded = memory.held(device)
+    loaded = memory_usage.held(device)
     batch = made._prepare_inputs(next(iter(made.get_train_dataloader())))
     width = None if run.dtype == "float32" else getattr(torch, run.dtype)
     with torch.autocast(device, width, enabled=width is not None):
         loss = made.compute_loss(made.model.train(), batch)
-    forward = memory.held(device)
+    forward = memory_usage.held(device)
     loss.backward()
     del loss
-    backward = memory.held(device)
+    backward = memory_usage.held(device)
     made.create_optimizer().step()
-    stepped = memory.held(device)
-    shape, plan, stored = _shape(run), training.count_tokens(run, rows), memory.weights_dtype("full", run.dtype)
+    stepped = memory_usage.held(device)
+    shape, plan, stored = _shape(run), forecast.count_tokens(run, rows), memory.weights_dtype("full", run.dtype)
     parts = memory.predict(
         shape, "full", run.dtype, plan, device=device, weights_dtype=stored, gradient_accumulation_steps=2
     )
@@ -248,7 +252,7 @@ def _save(model, folder: Path | None) -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
         adapters.save(model, folder)
-        return models.folder_bytes(folder)
+        return saving.folder_bytes(folder)
 
 
 def measure(run, model, test_rows, timed: bool = True, asked: dict | None = None) -> dict:
@@ -259,12 +263,12 @@ def measure(run, model, test_rows, timed: bool = True, asked: dict | None = None
         asked: group -> `constraints.questions`; the scores then have `<group>.strict` and `answers.ended`.
     """
     p = run.parameters
-    tokenizer, model = models.load_tokenizer(p.model_id), models.for_inference(model, run.dtype)
-    scored = evaluation.evaluate(
+    tokenizer, model = loading.load_tokenizer(p.model_id), loading.for_inference(model, run.dtype)
+    scored = scoring.evaluate(
         "", model, tokenizer, test_rows, max_new_tokens=p.max_new_tokens, batch_size=p.eval_batch_size
     )
     found = {
-        "held_out_loss": evaluation.held_out_loss(model, tokenizer, test_rows),
+        "held_out_loss": likelihood.held_out_loss(model, tokenizer, test_rows),
         "scores": {f"{task}.{score}": scored.values(task, score) for task, score in scored.scores},
         "forgetting": forgetting.measure(model, tokenizer, p.eval_batch_size),
     }
@@ -275,17 +279,17 @@ def measure(run, model, test_rows, timed: bool = True, asked: dict | None = None
         found["scores"]["answers.ended"] = [float(x) for those in obeyed.values() for x in those.stopped]
     if not timed:
         return found
-    memory.free()
-    base, _ = models.load(p.model_id, run.dtype, run.hardware.device)
+    memory_usage.free()
+    base, _ = loading.load(p.model_id, run.dtype, run.hardware.device)
     prompt = [{"role": "user", "content": "Hello"}]  # short: the tokens that are written are timed, not those read
-    found["latency"] = latency({"base": base, "as it is": model}, tokenizer, prompt)
+    found["latency"] = latency.latency({"base": base, "as it is": model}, tokenizer, prompt)
     if _mergeable(model):
         if getattr(model, "is_loaded_in_4bit", False):  # onto the unquantised base, as it would be served
             model = _moved(model, run)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # and from a file, as the base was
-            models.save(model.merge_and_unload(), tokenizer, folder)
-            model, _ = models.load(folder, run.dtype, run.hardware.device)
-        merged = latency({"base": base, "merged": model}, tokenizer, prompt)
+            saving.save(model.merge_and_unload(), tokenizer, folder)
+            model, _ = loading.load(folder, run.dtype, run.hardware.device)
+        merged = latency.latency({"base": base, "merged": model}, tokenizer, prompt)
         found["latency"] |= {"merged": merged["merged"], "base, again": merged["base"]}
     return found
 
@@ -299,30 +303,7 @@ def _moved(model, run):
     """The adapter of a model on a quantised base, on the base as it is."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return models.attach(run.parameters.model_id, folder, run.dtype, run.hardware.device)[0]
-
-
-def latency(
-    candidates: dict, tokenizer, messages: list[dict], rounds: int = LATENCY_ROUNDS, tokens: int = LATENCY_TOKENS
-) -> dict[str, list[float]]:
-    """Seconds a token of each model, one entry a round: one prompt at a time, greedy, as a chat would ask for it.
-
-    A round asks every model once, one after the other, so that a machine that slows down hits all of them alike. A
-    first round is not counted.
-    """
-    found: dict[str, list[float]] = {name: [] for name in candidates}
-    batch = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    for number in range(rounds + 1):
-        for name, model in candidates.items():
-            with torch.inference_mode():
-                start = time.perf_counter()
-                model.generate(
-                    **batch.to(model.device), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False,
-                    pad_token_id=tokenizer.pad_token_id,
-                )  # fmt: skip
-            if number:
-                found[name].append((time.perf_counter() - start) / tokens)
-    return found
+        return loading.attach(run.parameters.model_id, folder, run.dtype, run.hardware.device)[0]
 
 
 def combine(run, folders: list[Path], weights: list[float], test_rows, made_by: list[partial]) -> dict:
@@ -338,7 +319,7 @@ def combine(run, folders: list[Path], weights: list[float], test_rows, made_by: 
 
     if missing := [folder.name for folder in map(Path, folders) if not any(folder.glob("*"))]:
         return {"left_out": f"there is no adapter in {', '.join(missing)}"}
-    model, _ = models.load(run.parameters.model_id, run.dtype, run.hardware.device)
+    model, _ = loading.load(run.parameters.model_id, run.dtype, run.hardware.device)
     names = [f"part_{number}" for number in range(len(folders))]
     model = PeftModel.from_pretrained(model, folders[0], adapter_name=names[0])
     for name, folder in zip(names[1:], folders[1:], strict=True):
