@@ -17,8 +17,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from nbhelpers import hardware, training_time
-from nbhelpers.storage import repository_root, write_json
+from nbhelpers.core import hardware
+from nbhelpers.core.storage import repository_root, write_json
+from nbhelpers.cost import training_time
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "rensa", "datasketch")
 ROUNDS = 5

@@ -34,7 +34,7 @@ import common
 import datasets
 import numpy as np
 
-from nbhelpers import cleaning, contamination, defects_copies, duplicates, pydocs, splits
+from nbhelpers.data import cleaning, contamination, defects_copies, duplicates, pydocs, splits
 
 DOCUMENTS = (10_000, 50_000, 100_000)
 STEP_ROUNDS = 3

@@ -15,7 +15,10 @@ import time
 import common
 import torch
 
-from nbhelpers import encoding, generation, hardware, loading, sources, templates
+from nbhelpers.core import hardware
+from nbhelpers.data import sources
+from nbhelpers.evaluation import generation
+from nbhelpers.models import encoding, loading, templates
 
 MODEL, PROMPTS, NEW_TOKENS, BATCH = "smollm2-135m", 50, 48, 50
 

@@ -18,7 +18,8 @@ import trl
 from training_throughput import MODEL, encoded_rows, lora, settings
 from transformers import PrinterCallback
 
-from nbhelpers import batching, loading, sft
+from nbhelpers.models import loading
+from nbhelpers.training import batching, sft
 
 STEPS, BATCH, SEEDS = 30, 2, 3
 

@@ -10,28 +10,30 @@ import time
 
 import common
 
-from nbhelpers.storage import repository_root
+from nbhelpers.core.storage import repository_root
 
 STAGES = {
     "python": "",
     "import nbhelpers": "import nbhelpers",
-    "import nbhelpers.training": "import nbhelpers.training",
-    "load the model": "from nbhelpers import models; models.load('smollm2-135m', 'float32')",
+    "import nbhelpers.training.sft": "import nbhelpers.training.sft",
+    "load the model": "from nbhelpers.models import loading; loading.load('smollm2-135m', 'float32')",
     "first training step": """
 from types import SimpleNamespace
 from pathlib import Path
 import datasets, tempfile
 from peft import LoraConfig
-from nbhelpers import chat, models, profiles, training
+from nbhelpers.core import hardware
+from nbhelpers.models import encoding, loading
+from nbhelpers.training import sft
 datasets.disable_progress_bars()
-model, tokenizer = models.load('smollm2-135m', 'float32')
+model, tokenizer = loading.load('smollm2-135m', 'float32')
 turns = [{'role': 'user', 'content': 'Say yes.'}, {'role': 'assistant', 'content': 'Yes.'}]
-rows = datasets.Dataset.from_list([chat.encode(turns, tokenizer)] * 8)
+rows = datasets.Dataset.from_list([encoding.encode(turns, tokenizer)] * 8)
 parameters = SimpleNamespace(max_steps=1, per_device_train_batch_size=8, gradient_accumulation_steps=1, seed=0,
                              learning_rate=1e-4, gradient_checkpointing=False, report_to='none')
-run = SimpleNamespace(parameters=parameters, hardware=profiles.hardware(), dtype='float32',
+run = SimpleNamespace(parameters=parameters, hardware=hardware.detect(), dtype='float32',
                       folder=Path(tempfile.gettempdir()))
-training.train(training.sft_trainer(run, model, tokenizer, rows, LoraConfig(r=16, target_modules='all-linear')))
+sft.train(sft.sft_trainer(run, model, tokenizer, rows, LoraConfig(r=16, target_modules='all-linear')))
 """,
 }
 

@@ -28,7 +28,11 @@ import trl
 from peft import LoraConfig
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from nbhelpers import batching, encoding, hardware, loading, memory, memory_usage, sft, sources, training_time
+from nbhelpers.core import hardware, memory_usage
+from nbhelpers.cost import training_time
+from nbhelpers.data import sources
+from nbhelpers.models import encoding, loading, memory
+from nbhelpers.training import batching, sft
 
 MODEL, MAX_LENGTH, TIMED_STEPS = "smollm2-135m", 256, 1
 METHODS = {

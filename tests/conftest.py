@@ -68,7 +68,7 @@ def no_network(_attempts):
 @pytest.fixture(scope="session")
 def smoke():
     """`(model, tokenizer)` of about a million random parameters, for tests that do not change it."""
-    from nbhelpers import loading
+    from nbhelpers.models import loading
 
     return loading.load("smoke", "float32")
 

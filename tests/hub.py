@@ -163,7 +163,8 @@ _CHILD = """
 import json, os, sys, traceback
 channel = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
-from nbhelpers import models, sources
+from nbhelpers.data import sources
+from nbhelpers.models import loading
 for line in sys.stdin:
     expression, token = json.loads(line)
     if "sources" in expression:

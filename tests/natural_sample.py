@@ -15,7 +15,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from nbhelpers import cleaning, duplicates, privacy, pydocs, storage
+from nbhelpers.core import storage
+from nbhelpers.data import cleaning, duplicates, privacy, pydocs
 
 COUNT, SEED = 200, 0
 

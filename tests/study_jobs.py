@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from nbhelpers.hardware import CORES
+from nbhelpers.core.hardware import CORES
 
 
 def note(folder, name, value, **more):

@@ -1,8 +1,9 @@
-"""What holds for the whole of nbhelpers: its floors, imports that do nothing, and tests without a network."""
+"""What holds for the whole of nbhelpers: its rooms, imports that do nothing, and tests without a network."""
 
 import ast
 import graphlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,70 +11,89 @@ from pathlib import Path
 
 import pytest
 
+from nbhelpers.core.fingerprint import imported_names, module_files
+
 ROOT = Path(__file__).parent.parent
-FLOORS = {
-    **dict.fromkeys(("__init__", "errors", "profiles", "fingerprint"), 0),
-    **dict.fromkeys(
-        ("run", "sources", "files", "pydocs", "shapes", "chat", "templates", "formats", "metrics", "memory", "cost"), 1
-    ),
-    **dict.fromkeys(("measures", "normalisation", "quality", "privacy", "datacard"), 1),
-    **dict.fromkeys(
-        ("defects", "defects_copies", "defects_personal", "defects_rows", "defects_text", "planted_text"), 1
-    ),
-    "templates": 1,
-    **dict.fromkeys(("cleaning", "duplicates", "splits", "detection"), 2),
-    **dict.fromkeys(("models", "forward", "batching", "checkpoints"), 2),
-    **dict.fromkeys(("training", "evaluation", "adapters", "constraints", "preferences", "ppo", "rewards"), 3),
-    **dict.fromkeys(("augmentation", "selection", "forgetting", "retention", "diagnosis", "rates"), 3),
-    **dict.fromkeys(("quantization", "serving"), 3),
-    **dict.fromkeys(("plots", "widgets", "variants", "comparison"), 4),
-    **dict.fromkeys(("suite", "report", "study", "__main__"), 5),
-}
-SOURCES = {file.stem: file.read_text(encoding="utf-8") for file in sorted((ROOT / "nbhelpers").rglob("*.py"))}
+ROOMS = ("core", "data", "models", "cost", "evaluation", "training", "studies", "notebook")  # top to bottom
+FILES = module_files()
+SOURCES = {name: file.read_text(encoding="utf-8") for name, file in FILES.items()}
+MODULES = [name for name in SOURCES if name not in ("__init__", "__main__", *ROOMS)]
 
 
-def imported(source: str) -> set[str]:
-    """The modules of the package that a source imports, wherever in the file."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ("nbhelpers" if node.level else "", node.module)))
-            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("nbhelpers.")} & FLOORS.keys()
+def imports(name: str, source: str) -> set[str]:
+    """The modules of the package that a module's source imports, wherever in it; a name of none is an error."""
+    found = imported_names(source, name)
+    modules = {x for x in found if x in SOURCES and x not in ROOMS}
+    parents = {module.rpartition(".")[0] for module in found}
+    unknown = {x for x in found if x not in SOURCES and x.rpartition(".")[0] not in modules and x not in parents}
+    assert not unknown, f"{name} imports {', '.join(sorted(unknown))}, which is not there"
+    return modules
 
 
-IMPORTS = {module: imported(source) for module, source in SOURCES.items()}
+def upward(name: str, source: str) -> set[str]:
+    """What a module imports from rooms below its own."""
+    own = ROOMS.index(name.split(".")[0])
+    return {x for x in imports(name, source) if ROOMS.index(x.split(".")[0]) > own}
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "import nbhelpers.suite",
-        "import nbhelpers.suite as s",
-        "from nbhelpers import errors, suite",
-        "from nbhelpers.suite import Suite",
-        "from . import suite",
-        "from .suite import Suite",
+        "import nbhelpers.notebook.suite",
+        "import nbhelpers.notebook.suite as s",
+        "from nbhelpers.notebook import report, suite",
+        "from nbhelpers.notebook.suite import run_suite",
+        "from ..notebook import suite",
+        "from ..notebook.suite import run_suite",
     ],
 )
-def test_every_form_of_import_is_seen(statement):
-    assert "suite" in imported(f"def inside():\n    if True:\n        {statement}\n")
+@pytest.mark.parametrize("where", ["{}", "def inside():\n    if True:\n        {}\n"], ids=["on top", "lazy"])
+def test_an_upward_import_is_seen_in_every_form(statement, where):
+    assert "notebook.suite" in upward("data.splits", where.format(statement))
+    assert not upward("notebook.report", where.format(statement))
 
 
-def test_every_module_has_a_floor():
-    assert "run" in SOURCES
-    assert SOURCES.keys() <= FLOORS.keys()
+def test_an_unknown_name_is_refused():
+    with pytest.raises(AssertionError, match=r"imports data\.nothing"):
+        imports("data.splits", "from nbhelpers.data.nothing import x")
+    with pytest.raises(AssertionError, match="imports nothing"):
+        imports("data.splits", "from nbhelpers import nothing")
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_no_import_runs_upward(module):
-    assert not {name for name in IMPORTS[module] if FLOORS[name] > FLOORS[module]}
+def test_every_module_has_a_room():
+    assert {name.split(".")[0] for name in MODULES} <= set(ROOMS)
+    assert all(name.count(".") == 1 for name in MODULES)
+    assert len(MODULES) > 60
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_its_own_room_and_those_above(module):
+    assert not upward(module, SOURCES[module])
 
 
 def test_no_imports_in_a_circle():
-    graphlib.TopologicalSorter(IMPORTS).prepare()
+    graphlib.TopologicalSorter({name: imports(name, SOURCES[name]) for name in MODULES}).prepare()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_small_and_keeps_its_private_names(module):
+    assert SOURCES[module].count("\n") <= 300
+    others = {}
+    for node in ast.walk(ast.parse(SOURCES[module])):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbhelpers"):
+            others |= {alias.asname or alias.name: alias.name for alias in node.names}
+    assert not [name for name in others.values() if name.startswith("_")]
+    for node in ast.walk(ast.parse(SOURCES[module])):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in others:
+            assert not node.attr.startswith("_") or node.attr.startswith("__"), f"{node.value.id}.{node.attr}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_lists_its_modules_and_holds_no_code(room):
+    tree = ast.parse(SOURCES[room])
+    listed = re.findall(r"^- `(\w+)`: \S", ast.get_docstring(tree), re.M)
+    assert listed == sorted(name.split(".")[1] for name in MODULES if name.split(".")[0] == room)
+    assert len(tree.body) == 1
 
 
 def child(code: str, folder: Path) -> subprocess.CompletedProcess:
@@ -122,7 +142,7 @@ for name in %r:
 
 
 def test_importing_every_module_changes_nothing(tmp_path):
-    assert child(IMPORT_ALL % sorted(SOURCES.keys() - {"__init__"}), tmp_path).stdout == ""
+    assert child(IMPORT_ALL % sorted(MODULES), tmp_path).stdout == ""
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import re
 import nbformat
 import pytest
 
-from nbhelpers.parameters import LIMITS, declared_parameters
-from nbhelpers.storage import repository_root
+from nbhelpers.core.parameters import LIMITS, declared_parameters
+from nbhelpers.core.storage import repository_root
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))

@@ -10,10 +10,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbhelpers import sources
-from nbhelpers.profiles import PROFILES
-from nbhelpers.run import FULL_STUDIES
-from nbhelpers.storage import repository_root
+from nbhelpers.core.profiles import PROFILES
+from nbhelpers.core.run import FULL_STUDIES
+from nbhelpers.core.storage import repository_root
+from nbhelpers.data import sources
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))

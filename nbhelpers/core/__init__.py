@@ -1,0 +1,15 @@
+"""What every other room stands on, and no room's own subject.
+
+- `errors`: what a notebook can refuse, one class a kind
+- `fingerprint`: hashes of code that imports, comments and docstrings do not change
+- `hardware`: processor, cores, memory, GPU, and the precision to compute in
+- `memory_usage`: memory in use, its peak over a block, and giving it back
+- `parameters`: a notebook's parameters, read from its cell and checked all at once
+- `process`: a function called in a fresh process
+- `profiles`: the defaults sized for each kind of machine
+- `progress`: how time is shown
+- `run`: one execution of one notebook: its folder, manifest and metrics
+- `seeding`: random numbers that a seed decides
+- `statistics`: a number with its interval: bootstrap of a mean, score interval of a share
+- `storage`: where repository and cache are, files written in one step, hashes
+"""

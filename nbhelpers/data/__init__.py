@@ -1,0 +1,31 @@
+"""Text on its way to rows that can be trained on: read, cleaned, measured, split.
+
+- `active_learning`: which unlabelled rows to label next
+- `answer_forms`: what answers look like, and whether those of a task look alike
+- `augmentation`: synthetic rows made from given ones, marked and capped
+- `cleaning`: steps that say what they dropped or changed, and why
+- `contamination`: rows to train on that repeat rows of a test set
+- `conversion`: rows between the shapes that trainers and services read
+- `datacard`: a data set's card: sources, licences, steps, hashes, known faults
+- `defects`: what every family of planted defects shares
+- `defects_copies`: planted copies, leaks and contamination
+- `defects_personal`: planted personal data and secrets
+- `defects_rows`: planted rows that are broken, foreign or worthless
+- `defects_text`: planted dirt in text
+- `detection`: what the cleaning steps find of planted defects
+- `duplicates`: exact and near copies of rows
+- `files`: rows of JSON lines, JSON, CSV and Parquet files
+- `groups`: how the groups in a data set differ
+- `hub`: rows of a data set on the Hub, and what its errors mean
+- `normalisation`: one text in one form: encoding, white space, markup
+- `planted_text`: the language that planted formats are written in
+- `privacy`: personal data and secrets found in text
+- `pydocs`: the docstrings of the installed packages
+- `pydocs_tasks`: instruction rows with checkable answers from docstrings
+- `quality`: texts of another language, or not worth training on
+- `schemas`: the shapes of rows, and turns of messages from each
+- `sources`: the rows that a notebook's `dataset` names, split in two
+- `splits`: training and held-out rows without a leak
+- `streaming`: cleaning more rows than memory holds
+- `vocabulary`: how varied words are, and what of a reference they cover
+"""

@@ -1,0 +1,12 @@
+"""What a model can do, has learned and has forgotten, with intervals.
+
+- `constraint_kinds`: the kinds of instruction that a program can check
+- `constraints`: a model asked for them, and whether it obeyed
+- `forgetting`: probes of what a model could do before
+- `generation`: many prompts asked at once, greedy or sampled
+- `latency`: how long a model takes for a token, beside other models
+- `likelihood`: how likely a model finds given text
+- `scores`: one prediction against one reference, from 0 to 1
+- `scoring`: answers scored on held-out rows, and two models side by side
+- `uncertainty`: how unsure a model is of its own answers
+"""

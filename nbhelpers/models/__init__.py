@@ -1,0 +1,14 @@
+"""Language models: found, loaded, rendered for, adapted, and their memory foreseen.
+
+- `adapters`: what each method trains and adds; bottleneck adapters
+- `audits`: checks of tokenised rows for mistakes that train without complaint
+- `embedded`: the models that need no hub
+- `encoding`: messages as token ids and labels
+- `fast_paths`: faster ways to the same numbers
+- `lengths`: tokens a row, and what a `max_length` costs
+- `loading`: models found (Hub, folder, embedded) and loaded
+- `memory`: peak memory of a training, predicted from a model's shape
+- `saving`: models and adapters written, and compared by their logits
+- `templates`: chat templates rendered, checked, and guarded against forged turns
+- `token_view`: a tokenised row, drawn
+"""

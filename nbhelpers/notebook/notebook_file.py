@@ -1,0 +1,35 @@
+"""Notebooks as files: their cells, tags and declared parameters."""
+
+from pathlib import Path
+
+from nbhelpers.core import parameters
+from nbhelpers.core.errors import NotebookError
+from nbhelpers.core.storage import read_json
+
+ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
+
+
+def source_of(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def tags_of(cell: dict) -> set[str]:
+    return set(cell["metadata"].get("tags", []))
+
+
+def code_cells(notebook: dict | None) -> list[tuple[int, dict]]:
+    """`(index, cell)` of the code cells its author wrote; those papermill adds neither count nor shift the index."""
+    own = [cell for cell in (notebook or {"cells": []})["cells"] if not tags_of(cell) & ADDED_BY_PAPERMILL]
+    return [(i, cell) for i, cell in enumerate(own) if cell["cell_type"] == "code" and source_of(cell).strip()]
+
+
+def read_notebook(path: Path) -> dict:
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("nbformat") != 4 or "cells" not in content:
+        raise NotebookError(f"{path} is missing or is not a notebook in Jupyter's format 4.")
+    return content
+
+
+def declared(notebook: dict) -> dict[str, parameters.Parameter]:
+    cells = [cell for _, cell in code_cells(notebook) if "parameters" in tags_of(cell)]
+    return (parameters.declared_parameters(source_of(cells[0])) or {}) if cells else {}

@@ -1,0 +1,101 @@
+"""The committed reference: an executed notebook as a reader compares with it, and what code it was made by."""
+
+import json
+import re
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nbhelpers.core import fingerprint, storage
+from nbhelpers.core.errors import NotebookError
+from nbhelpers.core.storage import read_json
+from nbhelpers.notebook import notebook_file
+from nbhelpers.notebook.notebook_file import ADDED_BY_PAPERMILL
+
+REFERENCE_BYTES = 1_500_000  # that one executed notebook may have to be committed
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def reference_is_current(notebook_path: Path, reference_folder: Path) -> bool:
+    """Whether the reference of this notebook was made by the code that is in it, and in the modules it uses, now."""
+    made_by = read_json(Path(reference_folder, Path(notebook_path).stem, "code.json"))
+    return not fingerprint.changes(made_by, notebook_path)
+
+
+def _machine_paths() -> re.Pattern:
+    """Matches an absolute path that exists because of this machine: repository, home, temporary, environment."""
+    found = {storage.repository_root(), Path.home(), Path(tempfile.gettempdir()), Path(sys.prefix)}
+    found = {str(path) for path in found | {path.resolve() for path in found} if len(path.parts) > 1}
+    return re.compile(rf"(?<![\w.~-])(?:{'|'.join(map(re.escape, sorted(found)))})(?![\w-])")
+
+
+def _portable(value: Any) -> Any:
+    """JSON content whose paths in the repository are relative; other paths of this machine and its name are dropped."""
+    root, machine = storage.repository_root(), _machine_paths()
+
+    def local(x: Any) -> bool:
+        if not isinstance(x, str) or Path(x).is_relative_to(root):
+            return False
+        return machine.search(x) is not None or x == socket.gethostname()
+
+    if isinstance(value, dict):
+        return {key: _portable(x) for key, x in value.items() if key != "hostname" and not local(x)}
+    if isinstance(value, list):
+        return [_portable(x) for x in value if not local(x)]
+    inside = isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(root)
+    return Path(value).relative_to(root).as_posix() if inside else value
+
+
+def _reduced(notebook: dict, name: str) -> str:
+    """An executed notebook as text to commit: no widgets, no timings, no paths; refused where a path is left."""
+    cells = [cell for cell in notebook["cells"] if not notebook_file.tags_of(cell) & ADDED_BY_PAPERMILL]
+    machine, problems = _machine_paths(), []
+    for i, cell in enumerate(cells):
+        cell["metadata"] = {key: x for key, x in cell["metadata"].items() if key not in ("papermill", "execution")}
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET_VIEW, None)
+            texts = [output.get(key, "") for key in ("text", "evalue", "traceback")]
+            texts += [x for kind, x in output.get("data", {}).items() if not kind.startswith("image/png")]
+            found = machine.search("\n".join(x if isinstance(x, str) else "".join(map(str, x)) for x in texts))
+            problems += [f"cell {i} ({cell.get('id')}) prints {found.group()}"] if found else []
+        if "outputs" in cell:  # a widget that had no other form leaves nothing to show
+            cell["outputs"] = [output for output in cell["outputs"] if output.get("data") != {}]
+    if problems:
+        raise NotebookError(f"{name} cannot be a reference, its outputs name this machine: {'; '.join(problems)}.")
+    metadata = {key: x for key, x in notebook["metadata"].items() if key not in ("papermill", "widgets")}
+    text = json.dumps(notebook | {"cells": cells, "metadata": metadata}, indent=1, ensure_ascii=False, sort_keys=True)
+    if len(text.encode()) >= REFERENCE_BYTES:
+        megabytes, limit = len(text.encode()) / 1e6, REFERENCE_BYTES / 1e6
+        raise NotebookError(
+            f"{name} has {megabytes:.1f} MB, a reference less than {limit} MB: make its figures smaller."
+        )
+    return text + "\n"
+
+
+def make_reference(run_folder: str | Path, reference_folder: str | Path) -> list[str]:
+    """Copy what a reader compares with of each completed notebook, no artefact but its study; return the names copied.
+
+    Nothing is written unless every completed notebook passes.
+
+    Raises:
+        NotebookError: no notebook completed, an output names a path of this machine, a notebook is too large.
+    """
+    folder = Path(run_folder)
+    names = [x["notebook"] for x in read_json(folder / "suite.json") or [] if x["status"] == "completed"]
+    if not names:
+        raise NotebookError(f"{folder} has no suite.json with a completed notebook: python -m nbhelpers run makes one.")
+    ready = []
+    for name in names:
+        path = folder / name / f"{name}.ipynb"
+        facts = {part: _portable(read_json(folder / name / part)) for part in ("metrics.json", "manifest.json")}
+        facts["code.json"] = fingerprint.of_notebook(path)
+        if "study" in facts["metrics.json"].get("artifacts", {}):
+            facts["study.json"] = read_json(folder / name / "artifacts" / "study.json")
+        ready.append((Path(reference_folder, name), _reduced(notebook_file.read_notebook(path), name), facts))
+    for target, text, facts in ready:
+        for part, content in facts.items():
+            storage.write_json(target / part, content, indent=None if part == "study.json" else 2)
+        (target / f"{target.name}.ipynb").write_text(text, encoding="utf-8")
+    return names

@@ -1,0 +1,7 @@
+"""Many variants side by side, each in a process of its own.
+
+- `comparison`: variants side by side, with intervals over rows and seeds
+- `jobs`: many jobs, each in a process of its own, each result kept
+- `memory_stages`: where the memory of one training step goes
+- `variant`: one variant: trained, measured, scored and timed
+"""

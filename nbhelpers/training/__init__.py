@@ -1,0 +1,13 @@
+"""Training, watched and forecast.
+
+- `batching`: rows in batches: by length, by curriculum, packed
+- `callbacks`: a watch that prints progress and stops on what is not finite
+- `checkpoints`: sealed when whole, examined before use
+- `continual_learning`: replay and elastic weight consolidation
+- `forecast`: memory, time and money expected, and what it took
+- `learning_rates`: learning-rate range test and layer-wise decay
+- `memory_advice`: what to change when a training does not fit
+- `monitoring`: named rules: divergence, overfitting, plateau
+- `row_encoding`: rows of a source as tokens, to train on and to score
+- `sft`: a TRL trainer from a run's parameters
+"""

@@ -1,0 +1,115 @@
+"""What a training is expected to take, in memory, time and money, and what it took."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbhelpers.core import hardware, memory_usage
+from nbhelpers.cost import prices, training_time
+from nbhelpers.models import encoding, loading, memory
+from nbhelpers.training import batching
+
+RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
+
+
+def count_tokens(run, train_dataset) -> memory.Plan:
+    """Count, without training, what `sft_trainer` will feed the model from these rows."""
+    p = run.parameters
+    size, parts = p.per_device_train_batch_size, p.gradient_accumulation_steps
+    return plan_of(batching.length_grouped(train_dataset, size, p.max_steps * parts, p.seed, parts), size)
+
+
+def plan_of(rows, batch_size: int) -> memory.Plan:
+    """Count what a training reads from encoded rows in the order they come, `batch_size` at a time."""
+    size = min(batch_size, len(rows))
+    rows = rows.select(range(len(rows) // size * size))
+    lengths = np.array([len(ids) for ids in rows["input_ids"]]).reshape(-1, size)
+    labelled = np.array([sum(label != encoding.IGNORE for label in row) for row in rows["labels"]]).reshape(-1, size)
+    largest, most_labelled = (lengths.max(1) * size).max(), labelled.sum(1).max()
+    return memory.Plan(int(lengths.sum()), int(labelled.sum()), int(largest), int(most_labelled))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training is expected to take: peak bytes by part, seconds of its steps, and their price."""
+
+    parts: dict[str, int]
+    seconds: float
+    dollars: float
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+def expected(run, method: str, train_dataset, **options) -> Forecast:
+    """Predict a training before it starts.
+
+    Args:
+        method: `full`, `lora` or `qlora`.
+        options: of `memory.predict`, where it is not a LoRA of the run's rank with AdamW.
+    """
+    p, device = run.parameters, run.hardware.device
+    shape, plan = memory.Shape.of(loading.fetch(p.model_id)), count_tokens(run, train_dataset)
+    parts = memory.predict(
+        shape, method, run.dtype, plan, p.lora_rank, p.gradient_checkpointing, device, p.gradient_accumulation_steps,
+        weights_dtype=memory.weights_dtype(method, run.dtype), **options,
+    )  # fmt: skip
+    lean, steps, batches = p.gradient_checkpointing, p.max_steps, p.max_steps * p.gradient_accumulation_steps
+    adapter = options.get("adapter_parameters") or shape.lora_parameters(p.lora_rank)
+    trained = shape.parameters if method == "full" else adapter
+    flops = training_time.training_flops(shape, method, plan, lean)
+    numbers = training_time.elementwise_numbers(shape, method, plan, trained, steps, batches, lean)
+    rates = training_time.matrix_product_rate(run.dtype, device), training_time.elementwise_rate(device)
+    seconds = training_time.training_seconds(flops, rates[0], numbers, rates[1])
+    return Forecast(parts, seconds, prices.dollars(seconds, prices.prices()[run.profile.price].dollars_per_hour))
+
+
+def forecast(run, name: str, method: str, train_dataset) -> Forecast:
+    """`expected`, recorded in the run and printed beside the free memory.
+
+    Args:
+        name: the variant, under which the prediction and later the measurement are recorded.
+
+    Raises:
+        ResourceError: it would not fit even if the prediction were too high by its error margin (`force` overrides).
+    """
+    p, found = run.parameters, expected(run, method, train_dataset)
+    fits = memory.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), p.force)
+    tokens = count_tokens(run, train_dataset).tokens
+    print(f"{name:8} {fits}; {tokens:,} tokens in about {found.seconds:.0f} s, ${found.dollars:.4f}")
+    run.predict(**{f"{name}.{key}": getattr(found, key) for key in RECORDED})
+    return found
+
+
+def _off(expected: float, found: float) -> str:
+    """How far a prediction was off; a rise of nothing happens where a process reuses memory that it holds already."""
+    return f"{expected / found - 1:+.0%}" if found else "nothing to compare"
+
+
+def measured(run, forecasts: dict[str, Forecast], trainings: dict, peaks: dict[str, memory_usage.Peak]):
+    """Record what each training took, and return a `pandas.DataFrame` that sets it beside the forecast.
+
+    Args:
+        trainings: name -> `sft.Training`, with forecast and peak under the same name.
+    """
+    import pandas as pd
+
+    price = prices.prices()[run.profile.price].dollars_per_hour
+    rows = {}
+    for name, training in trainings.items():
+        found = (peaks[name].bytes, training.seconds, prices.dollars(training.seconds, price))
+        run.measure(**{f"{name}.{key}": value for key, value in zip(RECORDED, found, strict=True)})
+        run.measure(**{f"{name}.tokens_per_second": training.tokens_per_second})
+        expected = forecasts[name]
+        rows[name] = {
+            ("peak memory (MiB)", "predicted"): round(expected.peak_memory_bytes / 2**20),
+            ("peak memory (MiB)", "measured"): round(found[0] / 2**20),
+            ("peak memory (MiB)", "off by"): _off(expected.peak_memory_bytes, found[0]),
+            ("time (s)", "predicted"): round(expected.seconds),
+            ("time (s)", "measured"): round(training.seconds),
+            ("time (s)", "off by"): _off(expected.seconds, training.seconds),
+            ("", "tokens/s"): round(training.tokens_per_second),
+            ("", "dollars"): f"{found[2]:.4f}",
+        }
+    return pd.DataFrame(rows).T

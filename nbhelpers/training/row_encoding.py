@@ -1,0 +1,18 @@
+"""Rows of a source as tokens: those to train on and those to score."""
+
+from nbhelpers.data import sources
+from nbhelpers.models import encoding
+
+
+def encode_source(run, source, tokenizer, tasks: list[str], count: int = 1_000):
+    """`(rows to train on, rows to score)` of a source, encoded, as even over tasks and packages as they come.
+
+    Up to `count` rows to train on, `eval_rows` a task to score; what was read, kept and dropped is printed.
+    """
+    p = run.parameters
+    encoded = encoding.encode_rows(sources.balanced(source.train, tasks, count, p.seed), tokenizer, p.max_length)
+    wanted = p.eval_rows * len(tasks)
+    held_out = encoding.encode_rows(sources.balanced(source.test, tasks, 4 * wanted, p.seed), tokenizer, p.max_length)
+    scored = sources.balanced(held_out.dataset, tasks, wanted, p.seed)
+    print(f"to train on: {encoded}\nheld out:    {held_out}; {len(scored)} of them scored")
+    return encoded.dataset, scored

@@ -1,0 +1,151 @@
+"""The HTML page of a run: everything escaped, figures inside, nothing asked from outside."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from nbhelpers.core import storage
+from nbhelpers.core.errors import NotebookError
+from nbhelpers.notebook import report
+from nbhelpers.notebook.command_line import main
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+EVIL = "<script>alert('x')</script>\" onload=\"alert(1)"
+
+
+class Page(HTMLParser):
+    """Collects the tags with their attributes and the text between them."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def entry(notebook: str, status: str = "completed", reason=None, cell=None, seconds: float = 61.0) -> dict:
+    return {"notebook": notebook, "status": status, "reason": reason, "cell": cell, "seconds": seconds, "exit_code": 0}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run with a completed, a failed and a hand-run notebook, with hostile text in every place that takes text."""
+    good = tmp_path / "01_good"
+    metrics = {
+        "rouge_l": {"value": 0.25, "low": 0.2, "high": 0.3, "n": 40, "baseline": 0.125, "unit": ""},
+        "disk": {"value": 3 * 2**20, "unit": "bytes", "higher_is_better": False, "low": None, "high": None},
+        EVIL: {"value": 1.0, "unit": EVIL},
+    }
+    predicted = {"peak_memory_bytes": 3 * 2**30, "seconds": 90.0, "dollars": 0.5}
+    measured = {"peak_memory_bytes": 2 * 2**30, "seconds": 100.0, "notebook_seconds": 130.0}
+    content = {"status": "completed", "metrics": metrics, "predicted": predicted, "measured": measured}
+    storage.write_json(good / "metrics.json", content)
+    manifest = {"versions": {"torch": EVIL}, "commit": "abc123", "resolved": {"profile": "cpu"}}
+    storage.write_json(good / "manifest.json", manifest | {"hardware": {"cpu": "Two cores", "memory": 8 * 2**30}})
+    (good / "01_good.ipynb").write_text("{}")
+    (good / "figures").mkdir()
+    (good / "figures" / 'loss"><script>.png').write_bytes(PNG)
+    cell = {"index": 4, "id": "abcd", "source": EVIL}
+    entries = [entry("01_good"), entry("02_bad", "failed", f"ValueError: {EVIL}", cell)]
+    storage.write_json(tmp_path / "suite.json", entries)
+    storage.write_json(tmp_path / "03_by_hand" / "manifest.json", {})
+    return tmp_path
+
+
+def test_the_page_escapes_everything_and_asks_for_nothing(folder):
+    html = report.write_index(folder).read_text()
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert page.text.count("<script>alert('x')</script>") == 5  # reason, cell, metric, unit, version
+    addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert addresses
+    assert all(value.startswith("data:image/png;base64,") or value == "01_good/01_good.ipynb" for value in addresses)
+    assert "link" not in {tag for tag, _ in page.tags}
+    assert "url(" not in html
+    assert "@import" not in html
+    assert not re.search(r"https?://", html)
+
+
+def test_figures_are_inside(folder):
+    page = Page(report.write_index(folder).read_text())
+    (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert base64.b64decode(image["src"].partition("base64,")[2]) == PNG
+    assert image["alt"] == 'loss"><script>'
+
+
+def test_every_notebook_is_there_with_its_state(folder):
+    page = Page(report.write_index(folder).read_text())
+    assert "1 of 3 notebooks completed" in page.text
+    statuses = [attributes["class"] for tag, attributes in page.tags if "status" in attributes.get("class", "")]
+    assert statuses == ["status completed", "status failed", "status not"]
+    for text in ("03_by_hand", "Cell 4", "abc123", "8.00 GiB", "1 min 01 s"):
+        assert text in page.text
+
+
+def cells_of(page: str, head: str) -> dict[str, list[str]]:
+    """The rows of the table behind a heading, by their first cell."""
+    table = re.search(rf"<h3>{head}</h3>.*?</table>", page, re.S).group()
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>.*?</tr>", table)]
+    return {row[0]: row[1:] for row in rows if row}
+
+
+def test_numbers(folder):
+    html = report.write_index(folder).read_text()
+    results = cells_of(html, "Results")
+    assert results["rouge_l ↑"] == ["0.25  [0.2, 0.3]", "0.125", "40", "–"]
+    assert results["disk ↓"] == ["3.0 MiB", "–", "–", "bytes"]
+    predictions = cells_of(html, "Predicted and measured")
+    assert predictions["peak_memory_bytes"] == ["3.00 GiB", "2.00 GiB", "+50.0 %"]
+    assert predictions["seconds"] == ["1 min 30 s", "1 min 40 s", "-10.0 %"]
+    assert predictions["dollars"] == ["$0.5000", "–", "–"]
+    assert predictions["notebook_seconds"] == ["–", "2 min 10 s", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "name", "text"),
+    [
+        (0.0, "", "", "0"),
+        (12345.6, "tokens/s", "", "12,346"),
+        (1.5, "dollars", "", "$1.50"),
+        (59.7, "seconds", "", "1 min 00 s"),
+        (3725, "", "train_seconds", "1 h 02 min"),
+        (9.96, "", "seconds", "10 s"),
+        (0.012, "seconds", "", "0.012 s"),
+        (100, "", "n_rows", "100"),
+        (None, "bytes", "", "–"),
+    ],
+)
+def test_quantity(value, unit, name, text):
+    assert report.quantity(value, unit, name) == text
+
+
+def test_describe_is_one_line():
+    cell = {"index": 3, "id": "ab", "source": "train(trainer)"}
+    line = report.describe(entry("02_bad", "failed", "ParameterError: these are wrong:\n  - seed", cell))
+    assert (
+        line == "failed       02_bad  1 min 01 s  cell 3 (ab) train(trainer): ParameterError: these are wrong: - seed"
+    )
+    assert report.describe(entry("01_good")) == "completed    01_good  1 min 01 s"
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    with pytest.raises(NotebookError, match="holds no run"):
+        report.write_index(tmp_path)
+    assert not (tmp_path / "index.html").exists()
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_report_command_prints_the_page(folder, capsys):
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "index.html")
