@@ -230,7 +230,7 @@ def test_other_rows_and_another_adapter_are_another_training(tmp_path):
 def test_several_processes_follow_the_first(tmp_path):
     asks = (
         "import sys, torch.distributed as d\n"
-        "from nbhelpers import checkpoints\n"
+        "from nbhelpers.training import checkpoints\n"
         "rank = int(sys.argv[1])\n"
         f"d.init_process_group('gloo', init_method='file://{tmp_path}/meet', rank=rank, world_size=2)\n"
         "print(checkpoints._first_decides(lambda: f'process {rank} decides'))\n"
