@@ -1,13 +1,15 @@
-# make run    fine-tune the embedded model with every notebook and write outputs/default/index.html
+# make run    tune a real model (about ten minutes) and write outputs/default/index.html; NOTEBOOKS=all runs every notebook
 # make test   run the tests
-# Each makes .venv and installs into it on first use. PYTHON, TORCH_INDEX, PROFILE, RUN_ID and ARGS can be set:
-#   make run PROFILE=smoke        make test ARGS="tests/test_chat.py -k mask"
-#   make bench                  how fast training, evaluation and cleaning are, beside their peers (about an hour)
-#   make study                  every variant of the studies, for the reference that the notebooks show (hours)
+# Each makes .venv and installs into it on first use. NOTEBOOKS, PYTHON, TORCH_INDEX, PROFILE, RUN_ID and ARGS can be set:
+#   make run NOTEBOOKS="01 03"    make run PROFILE=smoke      make test ARGS="tests/core -k mask"
 #   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu      torch without CUDA, on Linux
+#   make reference              the whole suite under cpu, for the results that the repository holds
+#   make study                  every variant of the studies, for the results that they show (hours)
+#   make bench                  how fast training, evaluation and cleaning are, beside their peers (about an hour)
 
 PYTHON ?= python3
 VENV ?= .venv
+NOTEBOOKS ?= $(wildcard notebooks/00_*.ipynb) 02
 PROFILE ?= cpu
 RUN_ID ?= default
 TORCH_INDEX ?=
@@ -19,10 +21,10 @@ READY := $(VENV)/.ready
 .PHONY: run test lint reference study bench clean
 
 run: $(READY)
-	$(BIN)/python -m nbhelpers run --profile $(PROFILE) --run-id $(RUN_ID) $(ARGS)
+	$(BIN)/python -m nbhelpers run $(filter-out all,$(NOTEBOOKS)) --profile $(PROFILE) --run-id $(RUN_ID) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,8 +35,8 @@ reference: $(READY)
 	$(BIN)/python -m nbhelpers reference outputs/reference-run
 
 study: $(READY)
-	$(BIN)/python -m nbhelpers run 02 03 04 --profile cpu --run-id study -p study full
-	$(BIN)/python -m nbhelpers reference outputs/study --reference-folder outputs/reference/study
+	$(BIN)/python -m nbhelpers run $(wildcard notebooks/studies/*.ipynb) --profile cpu --run-id study -p study full
+	$(BIN)/python -m nbhelpers reference outputs/study --reference-folder outputs/reference/studies
 
 bench: $(READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r benchmarks/requirements.txt

@@ -1,6 +1,7 @@
 """What a result was computed by: hashes of code that stay the same when imports, comments or docstrings change."""
 
 import ast
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -38,8 +39,13 @@ def code_hash(sources: list[str]) -> str:
 
     Raises SyntaxError where one is no Python.
     """
-    bare = [ast.unparse(ast.fix_missing_locations(_Bare().visit(ast.parse(source)))) for source in sources]
-    return hashlib.sha256(json.dumps([text for text in bare if text.strip()]).encode()).hexdigest()
+    bare = [text for text in map(_statements, sources) if text.strip()]
+    return hashlib.sha256(json.dumps(bare).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=256)  # a study asks for every module of the package once a job
+def _statements(source: str) -> str:
+    return ast.unparse(ast.fix_missing_locations(_Bare().visit(ast.parse(source))))
 
 
 def notebook_sources(path: str | Path) -> list[str]:
@@ -50,7 +56,8 @@ def notebook_sources(path: str | Path) -> list[str]:
     return [_without_magics("".join(cell["source"])) for cell in own]
 
 
-def imported_names(source: str, module: str = "") -> set[str]:
+@functools.lru_cache(maxsize=256)
+def imported_names(source: str, module: str = "") -> frozenset[str]:
     """What a source imports from this package, wherever in the file, as dotted names below `nbhelpers`.
 
     `from nbhelpers.models import memory` gives `models` and `models.memory`, whether `memory` is a module or a name.
@@ -66,7 +73,7 @@ def imported_names(source: str, module: str = "") -> set[str]:
             above = here[: -node.level] if node.level else []
             base = ".".join([*above, *filter(None, [node.module])])
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
+    return frozenset(name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}."))
 
 
 def module_files() -> dict[str, Path]:

@@ -1,14 +1,15 @@
-"""The command line: `python -m nbhelpers run`, `report` and `reference`; each says more with `--help`."""
+"""The command line: `python -m nbhelpers run`, `report`, `reference` and `stale`; each says more with `--help`."""
 
 import argparse
 import contextlib
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.core import profiles, storage
 from nbhelpers.core.errors import NotebookError
-from nbhelpers.notebook import reference, report, suite
+from nbhelpers.notebook import reference, report, staleness, suite
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -25,14 +26,19 @@ def parameter_value(text: str) -> Any:
 
 
 def find_notebooks(names: list[str], folder: Path) -> list[Path]:
-    """The notebooks that are meant, each by its path or by how its name in `folder` begins; all of them for none."""
-    available = sorted(folder.glob("[0-9]*.ipynb"))
+    """The notebooks with these names, each a path or the beginning of a name in `folder`; without names all numbered.
+
+    A name that no numbered notebook has is looked for among the studies: `02` is the notebook, `02_peft_methods` the
+    study.
+    """
+    available, studies = (sorted(folder.glob(pattern)) for pattern in ("[0-9]*.ipynb", "studies/[0-9]*.ipynb"))
     found: list[Path] = []
     for name in names:
         is_path = name.endswith(".ipynb") and Path(name).is_file()
-        matches = [Path(name)] if is_path else [path for path in available if path.name.startswith(name)]
+        numbered, others = ([path for path in paths if path.name.startswith(name)] for paths in (available, studies))
+        matches = [Path(name)] if is_path else numbered or others
         if not matches:
-            there = ", ".join(path.stem for path in available) or "nothing"
+            there = ", ".join(path.stem for path in available + studies) or "nothing"
             raise NotebookError(f"{name} is neither a notebook file nor the beginning of one in {folder}: {there}.")
         found += [path for path in matches if path not in found]
     if not names and not available:
@@ -57,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "notebooks",
         nargs="*",
         metavar="NOTEBOOK",
-        help="a path, or how a name begins: 02; by default every numbered notebook",
+        help="a path, or how a name begins: 02, or 02_peft_methods for a study; by default every numbered notebook",
     )
     add("--profile", default="auto", choices=["auto", *profiles.PROFILES], help="size of the run (default: auto)")
     add("--run-id", default="default", metavar="ID", help="folder of the run in the output folder (default: default)")
@@ -82,7 +88,29 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("reference", help=text, description=text).add_argument
     add("folder", metavar="RUN_FOLDER", help="for example outputs/default")
     add("--reference-folder", type=Path, metavar="FOLDER", help="where it is kept (default: outputs/reference)")
+
+    text = (
+        "name the numbered notebooks that changed, or whose modules did, since their reference was made, as many as a "
+        "budget has room for; the reasons, and what is left for the next time, go to standard error"
+    )
+    add = commands.add_parser("stale", help="name the notebooks to run again", description=text).add_argument
+    add(
+        "--budget", type=float, default=math.inf, metavar="MIN", help="minutes they may take (default: without a limit)"
+    )
     return parser
+
+
+def _stale(budget: float) -> None:
+    root = storage.repository_root()
+    notebooks = find_notebooks([], root / "notebooks")
+    stale = staleness.stale_notebooks(notebooks, root / "outputs" / "reference", staleness.commit_turn(root))
+    chosen, left = staleness.within(stale, 60 * budget)
+    if not stale:
+        print("Every reference was made by the code as it is: nothing to run.", file=sys.stderr)
+    for title, group in (("to run", chosen), ("left for the next time", left)):
+        for notebook in group:
+            print(f"{title}: {notebook}", file=sys.stderr)
+    print(*(notebook.path.stem for notebook in chosen))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -113,6 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _run(options)
         if options.command == "report":
             print(report.write_index(options.folder))
+        elif options.command == "stale":
+            _stale(options.budget)
         else:
             folder = options.reference_folder or storage.repository_root() / "outputs" / "reference"
             print(f"{folder}: {', '.join(reference.make_reference(options.folder, folder))}")

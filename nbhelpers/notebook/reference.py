@@ -18,10 +18,11 @@ REFERENCE_BYTES = 1_500_000  # that one executed notebook may have to be committ
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def reference_is_current(notebook_path: Path, reference_folder: Path) -> bool:
-    """Whether the reference of this notebook was made by the code that is in it, and in the modules it uses, now."""
-    made_by = read_json(Path(reference_folder, Path(notebook_path).stem, "code.json"))
-    return not fingerprint.changes(made_by, notebook_path)
+def reference_seconds(name: str, profile: str | None, reference_folder: Path) -> float | None:
+    """The wall time of a notebook in the reference run; None where that run has another profile or is missing."""
+    metrics, manifest = (read_json(reference_folder / name / f"{part}.json") or {} for part in ("metrics", "manifest"))
+    same = profile is not None and manifest.get("resolved", {}).get("profile") == profile
+    return metrics.get("measured", {}).get("notebook_seconds") if same else None
 
 
 def _machine_paths() -> re.Pattern:
@@ -75,8 +76,9 @@ def _reduced(notebook: dict, name: str) -> str:
 
 
 def make_reference(run_folder: str | Path, reference_folder: str | Path) -> list[str]:
-    """Copy what a reader compares with of each completed notebook, no artefact but its study; return the names copied.
+    """Copy what a reader compares with of each completed notebook; return the names copied.
 
+    Of a notebook whose run computed a study only that study and its manifest are copied, for the notebook shows them.
     Nothing is written unless every completed notebook passes.
 
     Raises:
@@ -86,16 +88,20 @@ def make_reference(run_folder: str | Path, reference_folder: str | Path) -> list
     names = [x["notebook"] for x in read_json(folder / "suite.json") or [] if x["status"] == "completed"]
     if not names:
         raise NotebookError(f"{folder} has no suite.json with a completed notebook: python -m nbhelpers run makes one.")
-    ready = []
+    ready: dict[Path, Any] = {}
     for name in names:
-        path = folder / name / f"{name}.ipynb"
-        facts = {part: _portable(read_json(folder / name / part)) for part in ("metrics.json", "manifest.json")}
-        facts["code.json"] = fingerprint.of_notebook(path)
-        if "study" in facts["metrics.json"].get("artifacts", {}):
-            facts["study.json"] = read_json(folder / name / "artifacts" / "study.json")
-        ready.append((Path(reference_folder, name), _reduced(notebook_file.read_notebook(path), name), facts))
-    for target, text, facts in ready:
-        for part, content in facts.items():
-            storage.write_json(target / part, content, indent=None if part == "study.json" else 2)
-        (target / f"{target.name}.ipynb").write_text(text, encoding="utf-8")
+        source, target = folder / name, Path(reference_folder, name)
+        metrics, manifest = (_portable(read_json(source / part)) for part in ("metrics.json", "manifest.json"))
+        ready[target / "manifest.json"] = manifest
+        if "study" in metrics.get("artifacts", {}):
+            ready[target / "study.json"] = read_json(source / "artifacts" / "study.json")
+            continue
+        path = source / f"{name}.ipynb"
+        ready[target / path.name] = _reduced(notebook_file.read_notebook(path), name)
+        ready |= {target / "metrics.json": metrics, target / "code.json": fingerprint.of_notebook(path)}
+    for path, content in ready.items():
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            storage.write_json(path, content, indent=None if path.name == "study.json" else 2)
     return names

@@ -7,22 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from nbhelpers.core import parameters, storage
+from nbhelpers.core import storage
 from nbhelpers.core.errors import NotebookError, ParameterError
+from nbhelpers.core.parameters import Parameter, check_parameters
 from nbhelpers.core.progress import duration
 from nbhelpers.core.storage import read_json
 from nbhelpers.notebook import notebook_file, runner
+from nbhelpers.notebook.reference import reference_seconds
 from nbhelpers.notebook.report import describe
 from nbhelpers.notebook.runner import Result
 
-_GIVEN = {name: parameters.Parameter(name, "str", "") for name in ("profile", "run_id", "output_dir")}
-
-
-def reference_seconds(name: str, profile: str | None, reference_folder: Path) -> float | None:
-    """The wall time of a notebook in the reference run; None where that run has another profile or is missing."""
-    metrics, manifest = (read_json(reference_folder / name / f"{part}.json") or {} for part in ("metrics", "manifest"))
-    same = profile is not None and manifest.get("resolved", {}).get("profile") == profile
-    return metrics.get("measured", {}).get("notebook_seconds") if same else None
+_GIVEN = {name: Parameter(name, "str", "") for name in ("profile", "run_id", "output_dir")}
 
 
 def _progress(
@@ -74,7 +69,7 @@ def run_suite(
         NotebookError: nothing was started: a notebook is missing, papermill is not installed, a parameter is wrong.
     """
     given = {"profile": profile, "run_id": run_id, "output_dir": str(output_dir)}
-    parameters.check_parameters(_GIVEN, [], given)
+    check_parameters(_GIVEN, [], given)
     for name in given.keys() & (parameters or {}).keys():
         raise ParameterError(f"{name} is not set with -p but with --{name.replace('_', '-')}.")
     for module in ("papermill", "ipykernel"):
@@ -86,7 +81,7 @@ def run_suite(
     sources = {name: notebook_file.read_notebook(path) for name, path in paths.items()}
     for name, notebook in sources.items():  # before anything of an earlier run is replaced
         try:
-            parameters.check_parameters(notebook_file.declared(notebook), list(parameters or {}), parameters or {})
+            check_parameters(notebook_file.declared(notebook), list(parameters or {}), parameters or {})
         except ParameterError as error:
             raise ParameterError(f"{name}: {error}") from None
     stream, root = stream or sys.stdout, storage.repository_root()

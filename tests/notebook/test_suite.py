@@ -18,7 +18,7 @@ import nbhelpers
 from nbhelpers.core import storage
 from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.core.storage import read_json
-from nbhelpers.notebook import reference, runner, suite
+from nbhelpers.notebook import reference, runner, staleness, suite
 from nbhelpers.notebook.command_line import find_notebooks, main, parameter_value
 
 PARAMETERS = """
@@ -249,10 +249,10 @@ def test_judge(tmp_path):
 def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
     storage.write_json(tmp_path / "01_a" / "metrics.json", {"measured": {"notebook_seconds": 100.0}})
     storage.write_json(tmp_path / "01_a" / "manifest.json", {"resolved": {"profile": "cpu"}})
-    assert suite.reference_seconds("01_a", "cpu", tmp_path) == 100.0
-    assert suite.reference_seconds("01_a", "smoke", tmp_path) is None
-    assert suite.reference_seconds("01_a", None, tmp_path) is None
-    assert suite.reference_seconds("02_b", "cpu", tmp_path) is None
+    assert reference.reference_seconds("01_a", "cpu", tmp_path) == 100.0
+    assert reference.reference_seconds("01_a", "smoke", tmp_path) is None
+    assert reference.reference_seconds("01_a", None, tmp_path) is None
+    assert reference.reference_seconds("02_b", "cpu", tmp_path) is None
     cells = [new_code_cell("1", metadata={"papermill": {"start_time": "2025-01-01"}})]
     stream = io.StringIO()
     storage.write_json(tmp_path / "run" / "manifest.json", {"resolved": {"profile": "cpu"}})
@@ -293,9 +293,14 @@ def test_wrong_input_starts_nothing(tmp_path, capsys, monkeypatch):
 def test_find_notebooks_and_parameter_values(tmp_path):
     paths = [write(tmp_path, name, "1") for name in ("00_a", "01_b", "10_c")]
     (tmp_path / "draft.ipynb").touch()
+    (tmp_path / "studies").mkdir()
+    studies = [write(tmp_path / "studies", name, "1") for name in ("01_methods", "05_more")]
     assert find_notebooks([], tmp_path) == paths
     assert find_notebooks(["01", "0"], tmp_path) == [paths[1], paths[0]]
     assert find_notebooks([str(paths[2])], Path("elsewhere")) == [paths[2]]
+    assert find_notebooks(["01_m", "05", "01"], tmp_path) == [*studies, paths[1]]
+    with pytest.raises(NotebookError, match="00_a, 01_b, 10_c, 01_methods, 05_more"):
+        find_notebooks(["02"], tmp_path)
     texts = ["2e-5", "5", "true", "False", "None", "none", "smoke"]
     values = [parameter_value(text) for text in texts]
     assert values == [2e-5, 5, True, False, None, "none", "smoke"]
@@ -384,22 +389,25 @@ def test_a_large_notebook_and_an_empty_run_are_refused(executed, tmp_path):
 
 def test_a_reference_is_current_until_its_code_changes(executed, tmp_path):
     folder, notebook, save = executed
-    path = save()
     reference.make_reference(folder, tmp_path / "reference")
+
+    def changed(folder="reference"):
+        return [x.changed for x in staleness.stale_notebooks([save()], tmp_path / folder)]
+
     notebook.cells[2].source = "other prose"
     notebook.cells[3].outputs = []
     notebook.cells[3].execution_count = 9
     del notebook.cells[1]  # what papermill injected: the author's notebook has it not
-    assert reference.reference_is_current(save(), tmp_path / "reference")
+    assert changed() == []
     for i, source in ((0, "profile: str = 'cpu'"), (2, "print(2)")):
         kept, notebook.cells[i].source = notebook.cells[i].source, source
-        assert not reference.reference_is_current(save(), tmp_path / "reference")
+        assert changed() == [["notebook"]]
         notebook.cells[i].source = kept
-    assert reference.reference_is_current(save(), tmp_path / "reference")
-    assert not reference.reference_is_current(path, tmp_path / "no-reference")
+    assert changed() == []
+    assert changed("no-reference") == [["notebook"]]
 
 
-def test_a_study_is_copied_where_this_run_made_it(executed, tmp_path):
+def test_of_a_study_that_this_run_computed_only_its_results_are_copied(executed, tmp_path):
     folder, _, _ = executed
     (folder / "01_a" / "artifacts").mkdir()
     (folder / "01_a" / "artifacts" / "study.json").write_text('{"LoRA": {"seconds": 1.5}}')
@@ -410,3 +418,4 @@ def test_a_study_is_copied_where_this_run_made_it(executed, tmp_path):
     (folder / "01_a" / "metrics.json").write_text(json.dumps(metrics))
     reference.make_reference(folder, tmp_path / "own")
     assert (tmp_path / "own" / "01_a" / "study.json").read_text() == '{"LoRA": {"seconds": 1.5}}\n'
+    assert {path.name for path in (tmp_path / "own" / "01_a").iterdir()} == {"manifest.json", "study.json"}

@@ -210,8 +210,9 @@ def test_a_process_that_ends_before_it_was_given_its_job_is_told(tmp_path, monke
 def test_a_job_ends_with_the_process_that_began_it(tmp_path):
     """A kernel that is restarted or killed must not leave its trainings behind, on memory that the next one needs."""
     begin = (
-        "import functools, pathlib, sys, study_jobs; from nbhelpers import study; folder = pathlib.Path(sys.argv[1]); "
-        "study.call(functools.partial(study_jobs.linger, folder), folder / 'log.txt')"
+        "import functools, pathlib, sys, study_jobs; from nbhelpers.core import process; "
+        "folder = pathlib.Path(sys.argv[1]); "
+        "process.call(functools.partial(study_jobs.linger, folder), folder / 'log.txt')"
     )
     parent = subprocess.Popen([sys.executable, "-c", begin, str(tmp_path)], cwd=repository_root())
     job = int(soon(lambda: ran(tmp_path))[0])

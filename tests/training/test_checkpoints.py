@@ -52,13 +52,32 @@ def trainer_of(folder: Path, adapter: str, **overrides):
     return sft.sft_trainer(run, model, tokenizer, rows, lora, eval_dataset=rows.select(range(4)), **overrides)
 
 
-def train_and_die(folder: str, adapter: str, step: str) -> None:
-    trainer = trainer_of(Path(folder), adapter)
-    checkpoints.kill_after(trainer, int(step))
-    sft.train(trainer)
+KINDS = ("lora", "dropout", "full")
 
 
-@pytest.fixture(scope="module", params=["lora", "dropout", "full"])
+def train_and_die(folder: str, step: int) -> None:
+    """Train every kind, each in a process that is killed after this many steps; print how each ended."""
+    for kind in KINDS:
+        if (child := os.fork()) == 0:  # a fork need not import torch again
+            trainer = trainer_of(Path(folder, kind), kind)
+            checkpoints.kill_after(trainer, step)
+            sft.train(trainer)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """A folder with what a training of each kind left that was killed after five steps."""
+    folder, here = tmp_path_factory.mktemp("killed"), Path(__file__)
+    code = f"import {here.stem} as t; t.train_and_die({str(folder)!r}, 5)"
+    child = subprocess.run([sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True)
+    codes = [line for line in child.stdout.splitlines() if line.lstrip("-").isdecimal()]
+    assert codes == [str(-signal.SIGKILL)] * len(KINDS), child.stderr[-2_000:]
+    return folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def whole(request, tmp_path_factory):
     """`(kind, folder of the checkpoints, losses, final weights)` of an uninterrupted training."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -160,13 +179,9 @@ def test_resuming_past_the_damage_ends_as_if_nothing_had_happened(whole, copied,
     assert sorted(p.name for p in folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
 
 
-def test_after_a_kill_the_losses_are_those_of_the_uninterrupted_training(whole, tmp_path):
+def test_after_a_kill_the_losses_are_those_of_the_uninterrupted_training(whole, killed):
     kind, _, expected, last = whole
-    here = Path(__file__)
-    code = f"import {here.stem} as t; t.train_and_die({str(tmp_path)!r}, {kind!r}, '5')"
-    child = subprocess.run([sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True)
-    assert child.returncode == -signal.SIGKILL, child.stderr[-2_000:]
-    trainer = trainer_of(tmp_path, kind)
+    trainer = trainer_of(killed / kind, kind)
     started = []
 
     class First(TrainerCallback):
@@ -229,17 +244,17 @@ def test_other_rows_and_another_adapter_are_another_training(tmp_path):
 
 def test_several_processes_follow_the_first(tmp_path):
     asks = (
-        "import sys, torch.distributed as d\n"
-        "from nbhelpers import checkpoints\n"
-        "rank = int(sys.argv[1])\n"
+        "import os, sys, torch.distributed as d\n"
+        "from nbhelpers.training import checkpoints\n"
+        "rank = 0 if os.fork() else 1\n"
         f"d.init_process_group('gloo', init_method='file://{tmp_path}/meet', rank=rank, world_size=2)\n"
-        "print(checkpoints._first_decides(lambda: f'process {rank} decides'))\n"
+        "print(checkpoints._first_decides(lambda: f'process {rank} decides'), flush=True)\n"
         "d.destroy_process_group()\n"
+        "sys.exit(os.wait()[1] if rank == 0 else 0)\n"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", asks, rank], stdout=subprocess.PIPE, text=True) for rank in "01"
-    ]
-    assert [process.communicate(timeout=600)[0].strip() for process in processes] == ["process 0 decides"] * 2
+    child = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, timeout=600)
+    assert child.returncode == 0, child.stderr[-2_000:]
+    assert child.stdout.split("\n") == ["process 0 decides"] * 2 + [""]
 
 
 def test_none_where_there_is_none(tmp_path):

@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from nbhelpers.core import memory_usage
 from nbhelpers.core.errors import AuditError, DivergedError, NotebookError
 from nbhelpers.core.hardware import Hardware
 from nbhelpers.core.profiles import PROFILES
+from nbhelpers.core.storage import repository_root
 from nbhelpers.models import encoding, fast_paths, loading, memory
 from nbhelpers.training import batching, callbacks, forecast, row_encoding, sft
 
@@ -281,7 +283,9 @@ sft.train(trainer)
 def test_running_out_of_memory_ends_with_what_would_fit(tmp_path):
     here = Path(__file__)
     command = [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path)]
-    child = subprocess.run(command, cwd=here.parent, capture_output=True, text=True)
+    search_path = os.pathsep.join([str(repository_root()), str(here.parent.parent), str(here.parent)])
+    environment = os.environ | {"PYTHONPATH": search_path}
+    child = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert child.returncode == 1
     message = child.stderr.rpartition("ResourceError: ")[2]
     found = re.match(r"Out of memory at step 1: 16 rows a batch, the longest of (\d+) tokens, ([\d,]+) tokens", message)
