@@ -106,6 +106,15 @@ def test_a_notebook_uses_no_name_that_no_cell_binds(path):
         if isinstance(x, ast.Import | ast.ImportFrom)
         for alias in x.names
     }
+    modules = {
+        alias.asname or alias.name
+        for x in ast.walk(tree)
+        if isinstance(x, ast.ImportFrom) and (x.module or "").split(".")[0] == "nbhelpers"
+        for alias in x.names
+        if f"{x.module}.{alias.name}" in MODULES
+    }
+    names = {x.id for x in ast.walk(tree) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)}
+    assert not modules & names, "a module's name is given to something else"
     read = {x.id for x in ast.walk(tree) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Load)}
     assert read - stored - set(dir(builtins)) - {"display", "get_ipython"} == set()
 

@@ -36,7 +36,7 @@ def skew(rows, group: str, label: str | None = "task"):
     import numpy as np
     import pandas as pd
 
-    words = [len(vocabulary.words(text)) for text in vocabulary.texts_of(rows)]
+    words = [len(vocabulary.words_of(text)) for text in vocabulary.texts_of(rows)]
     rows = list(rows)
     frame = pd.DataFrame({"part": 1, "group": _column(rows, group), "words": words})
     if label:
@@ -86,7 +86,7 @@ def co_occurrence(rows, groups: dict[str, list[str]] = GROUPS, terms: dict[str, 
     term_words = {name: _single_words(name, words) for name, words in terms.items()}
     texts, counts, hits = 0, Counter(), Counter()
     for text in vocabulary.texts_of(rows):
-        words = set(vocabulary.words(text))
+        words = set(vocabulary.words_of(text))
         mentioned = frozenset(name for name, wanted in group_words.items() if wanted & words)
         if mentioned:
             texts += 1

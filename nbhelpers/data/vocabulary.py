@@ -14,7 +14,7 @@ from nbhelpers.core.errors import DataError
 from nbhelpers.data import schemas
 
 
-def words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
@@ -38,7 +38,7 @@ def relevance(rows, reference):
     """
     import numpy as np
 
-    counted = [Counter(words(text)) for text in texts_of(reference)]
+    counted = [Counter(words_of(text)) for text in texts_of(reference)]
     document_frequency = Counter(word for counts in counted for word in counts)
     if not document_frequency:
         raise DataError("The reference has no word, so nothing can be close to it. Give texts of the wanted kind.")
@@ -60,7 +60,7 @@ def relevance(rows, reference):
     size = norm(centroid)
     values = np.empty(len(rows))
     for i, text in enumerate(texts_of(rows)):
-        vector = weights(Counter(words(text)))
+        vector = weights(Counter(words_of(text)))
         values[i] = sum(value * centroid.get(word, 0.0) for word, value in vector.items()) / (norm(vector) * size)
     return values.clip(0, 1)
 
@@ -83,7 +83,7 @@ def diversity(rows, seed: int = 0, sample_words: int = 10_000) -> dict[str, floa
     vocabulary: dict[str, int] = {}
     words, owners = [], []
     for i in np.random.default_rng(seed).permutation(len(texts)):
-        found = [vocabulary.setdefault(word, len(vocabulary)) for word in words(texts[i])]
+        found = [vocabulary.setdefault(word, len(vocabulary)) for word in words_of(texts[i])]
         words.append(np.array(found, dtype=np.int64))
         owners.append(np.full(len(found), i))
     words, owners = np.concatenate(words), np.concatenate(owners)
@@ -134,4 +134,4 @@ def coverage(rows, reference) -> float:
 
 
 def _bigrams(text: str):
-    return pairwise(words(text))
+    return pairwise(words_of(text))

@@ -5,10 +5,10 @@
 - `embedded`: the models that need no hub
 - `encoding`: messages as token ids and labels
 - `fast_paths`: faster ways to the same numbers
-- `lengths`: tokens a row, and what a `max_length` costs
 - `loading`: models found (Hub, folder, embedded) and loaded
 - `memory`: peak memory of a training, predicted from a model's shape
 - `saving`: models and adapters written, and compared by their logits
+- `sequence_lengths`: tokens a row, and what a `max_length` costs
 - `templates`: chat templates rendered, checked, and guarded against forged turns
 - `token_view`: a tokenised row, drawn
 """

@@ -8,7 +8,7 @@ import pytest
 
 from nbhelpers.core.errors import DataError, ParameterError
 from nbhelpers.data import answer_forms, groups, vocabulary
-from nbhelpers.models import encoding, lengths
+from nbhelpers.models import encoding, sequence_lengths
 
 WORDS = ["the", "graph", "has", "a", "node", "and", "an", "edge", "of", "each", "weight", "in", "list", "with", "value"]
 
@@ -354,19 +354,19 @@ def test_word_lists_are_single_words_and_disjoint():
 def test_token_lengths_are_those_that_training_sees(tokenizer):
     rows = [{"messages": conversation(f"It is {row['text']}")} for row in random_rows(25)]
     expected = [len(encoding.encode(row["messages"], tokenizer)["input_ids"]) for row in rows]
-    assert lengths.token_lengths(rows, tokenizer, batch_size=7).tolist() == expected
+    assert sequence_lengths.token_lengths(rows, tokenizer, batch_size=7).tolist() == expected
     assert len(set(expected)) > 5
 
 
 def test_token_lengths_of_text_are_those_of_the_text_as_it_is(tokenizer):
     rows = random_rows(5)
     expected = [len(tokenizer(row["text"], add_special_tokens=False)["input_ids"]) for row in rows]
-    assert lengths.token_lengths(rows, tokenizer).tolist() == expected
-    assert lengths.token_lengths([], tokenizer).tolist() == []
+    assert sequence_lengths.token_lengths(rows, tokenizer).tolist() == expected
+    assert sequence_lengths.token_lengths([], tokenizer).tolist() == []
 
 
 def test_truncation_worked_out_by_hand():
-    table = lengths.truncation([10, 20, 30, 40], [25, 100], answer_lengths=[5, 5, 10, 10], batch_size=2)
+    table = sequence_lengths.truncation([10, 20, 30, 40], [25, 100], answer_lengths=[5, 5, 10, 10], batch_size=2)
     first, second = table.to_dict("records")
     assert (first["rows_over"], first["share_over"], first["tokens_cut"]) == (2, 0.5, 20)
     assert (first["kept_if_cut"], first["kept_if_dropped"]) == (0.8, 0.3)
@@ -374,16 +374,16 @@ def test_truncation_worked_out_by_hand():
     assert (first["answers_cut"], first["answers_lost"], first["answer_tokens_kept"]) == (2, 1, 0.5)
     assert (second["rows_over"], second["tokens_cut"], second["kept_if_dropped"]) == (0, 0, 1)
     assert (second["answers_cut"], second["answers_lost"], second["answer_tokens_kept"]) == (0, 0, 1)
-    assert first["packing"] == lengths.packing_efficiency([10, 20, 30, 40], 25) == 80 / 100
-    assert "answers_cut" not in lengths.truncation([10], [5])
+    assert first["packing"] == sequence_lengths.packing_efficiency([10, 20, 30, 40], 25) == 80 / 100
+    assert "answers_cut" not in sequence_lengths.truncation([10], [5])
 
 
 def test_padding_is_the_share_of_a_batch_that_is_not_a_row():
-    pair = lengths.truncation([10, 40], [40, 20], batch_size=2)
+    pair = sequence_lengths.truncation([10, 40], [40, 20], batch_size=2)
     assert pair["padded_random"].tolist() == pytest.approx([30 / 80, 10 / 40])
-    single = lengths.truncation([10, 40, 20], [40], batch_size=1).iloc[0]
+    single = sequence_lengths.truncation([10, 40, 20], [40], batch_size=1).iloc[0]
     assert single["padded_random"] == single["padded_grouped"] == 0
-    short = lengths.truncation([10, 10, 10], [40], batch_size=8).iloc[0]  # a last batch of three
+    short = sequence_lengths.truncation([10, 10, 10], [40], batch_size=8).iloc[0]  # a last batch of three
     assert short["padded_random"] == 0
 
 
@@ -411,17 +411,17 @@ def test_packing_keeps_every_row_whole():
 
 
 def test_packing_of_known_cases():
-    assert lengths.pack([3, 5, 4, 2, 6], 8) == [[6, 2], [5, 3], [4]]
-    assert lengths.packing_efficiency([3, 5, 4, 2, 6], 8) == 20 / 24
-    assert lengths.pack([10, 0, 3], 4) == [[4], [3]]  # cut to max_length; an empty row takes no place
-    assert lengths.packing_efficiency([4, 4], 4) == 1
+    assert sequence_lengths.pack([3, 5, 4, 2, 6], 8) == [[6, 2], [5, 3], [4]]
+    assert sequence_lengths.packing_efficiency([3, 5, 4, 2, 6], 8) == 20 / 24
+    assert sequence_lengths.pack([10, 0, 3], 4) == [[4], [3]]  # cut to max_length; an empty row takes no place
+    assert sequence_lengths.packing_efficiency([4, 4], 4) == 1
 
 
 def test_packing_leaves_the_progress_bars_as_they_were():
     import datasets
 
     assert datasets.utils.is_progress_bar_enabled()
-    lengths.pack([1], 2)
+    sequence_lengths.pack([1], 2)
     assert datasets.utils.is_progress_bar_enabled()
 
 
@@ -435,12 +435,12 @@ def test_lengths_that_are_none_are_refused(lengths):
 
 def test_bad_limits_and_answers_are_refused():
     with pytest.raises(ParameterError, match="max_length is 0"):
-        lengths.truncation([5], [0])
+        sequence_lengths.truncation([5], [0])
     with pytest.raises(ParameterError, match="batch_size is 0"):
-        lengths.truncation([5], [4], batch_size=0)
+        sequence_lengths.truncation([5], [4], batch_size=0)
     for answers in ([6], [1, 1], [0]):
         with pytest.raises(DataError, match="answer_lengths"):
-            lengths.truncation([5], [4], answer_lengths=answers)
+            sequence_lengths.truncation([5], [4], answer_lengths=answers)
 
 
 def test_every_measure_takes_a_dataset_of_messages():
