@@ -9,7 +9,8 @@ from typing import Any
 from nbhelpers.core import profiles
 from nbhelpers.core.errors import ParameterError
 
-# What every notebook means by a name: (lowest, highest), or the values to choose from. The type is in the notebook.
+# What every notebook means by a name: (lowest, highest), or the values to choose from. The type is in the notebook,
+# and limits of parameters that only one notebook has are passed by it to `Run.start`.
 LIMITS: dict[str, tuple[float, float] | list[str]] = {
     "profile": ["auto", *profiles.PROFILES],
     "study": ["default", "full"],
@@ -20,20 +21,11 @@ LIMITS: dict[str, tuple[float, float] | list[str]] = {
     "max_length": (16, 1_048_576),
     "max_new_tokens": (1, 32_768),
     "learning_rate": (1e-8, 1.0),
-    "full_learning_rate": (1e-8, 1.0),
     "per_device_train_batch_size": (1, 4_096),
     "gradient_accumulation_steps": (1, 4_096),
     "lora_rank": (1, 1_024),
     "eval_rows": (2, 100_000),
     "eval_batch_size": (1, 4_096),
-    "dollars_per_hour": (0.0, 10_000.0),
-    "max_rows": (10, 100_000_000),
-    "near_duplicate_threshold": (0.51, 1.0),
-    "split": ["random", "stratified", "group", "temporal"],
-    "test_share": (0.001, 0.9),
-    "synthetic_share": (0.0, 0.5),
-    "planted_defects": (20, 10_000),
-    "model_rows": (4, 10_000),
 }
 BOOKKEEPING = {"run_id", "output_dir", "resume", "force", "report_to", "study"}  # parameters that change no result
 

@@ -28,7 +28,6 @@ from nbhelpers.core.statistics import Metric
 
 SCHEMA = 1
 DISTRIBUTIONS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill")
-FULL_STUDIES = ("02_peft_qlora", "03_full_fine_tuning", "04_instruction_tuning")  # which can do more than the default
 
 
 def _versions() -> dict[str, str]:
@@ -89,8 +88,6 @@ class Run:
         if not declared:  # a plain script: every value given counts, typed by itself
             declared = {name: Parameter(name, type(value).__name__, value) for name, value in values.items()}
         checked = parameters.check_parameters(declared, injected, values, limits)
-        if checked.get("study") == "full" and notebook not in FULL_STUDIES:
-            raise ParameterError(f"Nothing was started; {notebook} has no study='full', only 'default'.")
         machine = hardware.detect()
         profile = profiles.choose(checked["profile"], machine)
         presets = dataclasses.asdict(profile)
@@ -172,22 +169,26 @@ class Run:
         """Record what happened, under the same names as `predict`."""
         self._measured |= values
 
-    def artifact(self, role: str, path: str | Path | None = None) -> Path:
-        """The path for an artefact of this role, registered for `metrics.json`; by default `artifacts/<role>`."""
+    def artifact(self, role: str, path: str | Path | None = None, inputs: dict[str, Any] | None = None) -> Path:
+        """The path for an artefact of this role, registered for `metrics.json`; by default `artifacts/<role>`.
+
+        Args:
+            inputs: what the artefact follows from, as JSON: who looks for it must name the same (`find_artifact`).
+        """
         path = Path(path).absolute() if path else self.folder / "artifacts" / role
         relative = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
         self._artifacts[role] = relative.as_posix()
+        if inputs is not None:
+            self.note(inputs=self.manifest.get("inputs", {}) | {role: inputs})
         return path
 
-    def find_artifact(self, role: str) -> Path | None:
-        """The newest artefact of this role from a completed notebook of this run, for the same model and data."""
-        same = ("model_hash", "data_hash")
-        found = []
+    def find_artifact(self, role: str, inputs: dict[str, Any]) -> Path | None:
+        """The newest artefact of this role that a completed notebook of this run made from the same inputs."""
+        wanted, found = json.loads(json.dumps(inputs)), []
         for file in self.folder.parent.glob("*/metrics.json"):
-            manifest = json.loads((file.parent / "manifest.json").read_text())
-            path = json.loads(file.read_text())["artifacts"].get(role)
-            matches = all(key in manifest and manifest[key] == self.manifest.get(key) for key in same)
-            if path and matches and (file.parent / path).exists():
+            made_from = (storage.read_json(file.parent / "manifest.json") or {}).get("inputs", {}).get(role)
+            path = (storage.read_json(file) or {}).get("artifacts", {}).get(role)
+            if path and made_from == wanted and (file.parent / path).exists():
                 found.append((file.stat().st_mtime, file.parent / path))
         return max(found)[1] if found else None
 
@@ -195,8 +196,17 @@ class Run:
         """Save a matplotlib figure as `figures/<name>.png`."""
         figure.savefig(self.folder / "figures" / f"{name}.png", dpi=120, bbox_inches="tight")
 
-    def finish(self, metrics: dict[str, Metric | float]) -> dict:
-        """Write metrics.json in one step and return its content. A value that is not finite is refused by name."""
+    def finish(self, metrics: dict[str, Metric | float], claim: tuple[str, str] | None = None) -> dict:
+        """Write metrics.json in one step and return its content. A value that is not finite is refused by name.
+
+        Args:
+            claim: what the notebook claims, as one sentence, and the name of the metric that bears it out.
+
+        Raises:
+            NotebookError: a value is not finite, or the claim names no metric; nothing was written.
+        """
+        if claim is not None and claim[1] not in metrics:
+            raise NotebookError(f"The claim {claim[0]!r} rests on {claim[1]!r}, which is none of the metrics.")
         entries = {
             name: dataclasses.asdict(m if isinstance(m, Metric) else Metric(float(m))) for name, m in metrics.items()
         }
@@ -213,6 +223,7 @@ class Run:
         content = {
             "schema": SCHEMA,
             "status": "completed",
+            "claim": None if claim is None else {"text": claim[0], "metric": claim[1]},
             "metrics": entries,
             "predicted": self._predicted,
             "measured": self._measured,

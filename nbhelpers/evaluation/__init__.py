@@ -1,5 +1,6 @@
 """What a model can do, has learned and has forgotten, with intervals.
 
+- `baseline`: the untuned model, asked once and shared by the notebooks of a run
 - `constraint_kinds`: the kinds of instruction that a program can check
 - `constraints`: a model asked for them, and whether it obeyed
 - `forgetting`: probes of what a model could do before

@@ -9,7 +9,9 @@ import itertools
 import json
 import random
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from nbhelpers.core.errors import ParameterError
 from nbhelpers.core.storage import repository_root
@@ -180,9 +182,14 @@ def measure(model, tokenizer, asked: list[tuple[list[dict], Constraint]], **opti
 
     Args:
         asked: as `questions` returns it.
-        options: of `evaluation.generate`.
+        options: of `generation.generate`.
     """
-    answers = generation.generate(model, tokenizer, [prompt for prompt, _ in asked], **options)
+    return check_answers(partial(generation.generate, model, tokenizer, **options), asked)
+
+
+def check_answers(ask: Callable, asked: list[tuple[list[dict], Constraint]]) -> Obedience:
+    """`measure` for whatever answers: `ask(prompts)` gives one `generation.Answer` for each, in order."""
+    answers = ask([prompt for prompt, _ in asked])
     pairs = [(constraint, answer.text) for (_, constraint), answer in zip(asked, answers, strict=True)]
     return Obedience(
         [constraint.kind for constraint, _ in pairs],

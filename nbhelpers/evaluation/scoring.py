@@ -1,6 +1,8 @@
 """A model's answers scored on held-out rows, and two models set side by side on the same rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from nbhelpers.core.errors import AuditError
 from nbhelpers.core.statistics import Metric, estimate
@@ -33,16 +35,19 @@ def evaluate(name: str, model, tokenizer, rows, examples: dict | None = None, **
         name: what tables call this model.
         rows: `datasets.Dataset` with `id, task, messages, reference`.
         examples: task -> solved conversations shown before the question (few-shot); None: zero-shot.
-        options: as for `generate`.
+        options: as for `generation.generate`.
     """
+    return evaluate_answers(name, partial(generation.generate, model, tokenizer, **options), rows, examples)
+
+
+def evaluate_answers(name: str, ask: Callable, rows, examples: dict | None = None) -> Evaluation:
+    """`evaluate` for whatever answers: `ask(prompts)` gives one `generation.Answer` for each, in order."""
     prompts = [encoding.with_examples(row["messages"], (examples or {}).get(row["task"], [])) for row in rows]
     tasks = list(rows["task"])
     answers: dict[int, Answer] = {}
     for task in dict.fromkeys(tasks):  # answers of one task are alike in length, so that a batch ends together
         members = [i for i, name in enumerate(tasks) if name == task]
-        answers |= zip(
-            members, generation.generate(model, tokenizer, [prompts[i] for i in members], **options), strict=True
-        )
+        answers |= zip(members, ask([prompts[i] for i in members]), strict=True)
     scored = [
         {key: row[key] for key in ("id", "task", "reference")}
         | {"answer": answers[i].text, "stopped": answers[i].stopped}

@@ -124,6 +124,17 @@ def _results(metrics: dict[str, Any]) -> str:
     return "<h3>Results</h3>" + _table(heads, rows) if rows else ""
 
 
+def _claim(metrics: dict[str, Any]) -> str:
+    """What a notebook claims, and the value of the metric that bears it out."""
+    claim = metrics.get("claim") or {}
+    entry = (metrics.get("metrics") or {}).get(claim.get("metric"))
+    if not isinstance(entry, dict):
+        return ""
+    value, low, high = (quantity(entry.get(key), entry.get("unit") or "") for key in ("value", "low", "high"))
+    interval = "" if entry.get("low") is None else f" [{low}, {high}]"
+    return f"<p>{escape(claim['text'])} <strong>{escape(value + interval)}</strong> ({escape(claim['metric'])})</p>"
+
+
 def _predictions(predicted: dict[str, float], measured: dict[str, float]) -> str:
     """Predicted beside measured; the error is (predicted − measured) / measured."""
     rows = []
@@ -174,7 +185,7 @@ def _section(folder: Path, result: dict[str, Any]) -> str:
     if result["reason"]:
         place = f"Cell {escape(str(cell['index']))} <code>{escape(cell['source'])}</code>\n" if cell else ""
         parts.append(f'<p class="reason">{place}{escape(result["reason"])}</p>')
-    parts += [_results(metrics.get("metrics") or {})]
+    parts += [_claim(metrics), _results(metrics.get("metrics") or {})]
     parts += [_predictions(metrics.get("predicted") or {}, metrics.get("measured") or {})]
     return f"<section>{''.join(parts)}{_figures(folder)}{_circumstances(manifest)}</section>"
 

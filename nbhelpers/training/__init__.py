@@ -5,6 +5,7 @@
 - `checkpoints`: sealed when whole, examined before use
 - `continual_learning`: replay and elastic weight consolidation
 - `forecast`: memory, time and money expected, and what it took
+- `instruction_tuning`: the mixture of notebook 04, and the adapter that comes of it
 - `learning_rates`: learning-rate range test and layer-wise decay
 - `memory_advice`: what to change when a training does not fit
 - `monitoring`: named rules: divergence, overfitting, plateau

@@ -206,12 +206,6 @@ def test_all_that_is_wrong_is_reported_at_once_and_nothing_is_written(start, tmp
     assert random.getstate() == before
 
 
-def test_a_full_study_is_refused_where_there_is_none(start, tmp_path):
-    with pytest.raises(ParameterError, match="02_tiny has no study='full'"):
-        start(study="full")
-    assert files(tmp_path) == set()
-
-
 def test_a_run_having_other_values_is_the_same_run_otherwise(start):
     started = start(max_steps=7)
     other = started.having(max_steps=3)
@@ -442,14 +436,16 @@ def test_a_number_that_is_not_finite_is_refused_by_name(metrics, predicted, meas
 # --- artefacts ----------------------------------------------------------------------------------------------------
 
 
+INPUTS = {"model_hash": "m", "data_hash": "d", "settings": ("r", 4)}
+
+
 @pytest.fixture
 def made(start):
     """A finished notebook that wrote an artefact."""
 
-    def call(notebook="04_made", role="sft_adapter", finish=True, run_id="default", write=True, **hashes):
+    def call(notebook="04_made", role="sft_adapter", finish=True, run_id="default", write=True, **changes):
         started = start(notebook, run_id=run_id)
-        started.note(**hashes)
-        path = started.artifact(role)
+        path = started.artifact(role, inputs=INPUTS | changes)
         if write:
             path.write_text(notebook)
         if finish:
@@ -459,15 +455,13 @@ def made(start):
     return call
 
 
-HASHES = {"model_hash": "m", "data_hash": "d"}
-
-
-def test_an_artefact_is_found_by_role_for_the_same_model_and_data(made, start):
-    path = made(**HASHES)
+def test_an_artefact_is_found_by_role_for_the_same_inputs(made, start):
+    path = made()
     seeker = start("05_seeks")
-    seeker.note(**HASHES)
-    assert seeker.find_artifact("sft_adapter") == path
-    assert seeker.find_artifact("merged_model") is None
+    seeker.note(data_hash="of other rows")  # of the notebook that asks: it says nothing of the artefact
+    assert seeker.find_artifact("sft_adapter", INPUTS) == path
+    assert seeker.find_artifact("merged_model", INPUTS) is None
+    assert seeker.find_artifact("sft_adapter", {"model_hash": "m"}) is None
 
 
 @pytest.mark.parametrize(
@@ -481,37 +475,34 @@ def test_an_artefact_is_found_by_role_for_the_same_model_and_data(made, start):
         {"write": False},
     ],
 )
-def test_an_artefact_of_other_data_model_or_run_or_one_not_completed_is_not_found(other, made, start):
-    made(**HASHES | other)
-    seeker = start("05_seeks")
-    seeker.note(**HASHES)
-    assert seeker.find_artifact("sft_adapter") is None
-
-
-def test_an_artefact_is_not_found_before_the_hashes_are_known(made, start):
-    made(**HASHES)
-    assert start("05_seeks").find_artifact("sft_adapter") is None
+def test_an_artefact_of_other_inputs_or_run_or_one_not_completed_is_not_found(other, made, start):
+    made(**other)
+    assert start("05_seeks").find_artifact("sft_adapter", INPUTS) is None
 
 
 def test_the_newest_artefact_is_found(made, start):
-    paths = [made(notebook, **HASHES) for notebook in ("02_a", "04_b", "03_c")]
+    paths = [made(notebook) for notebook in ("02_a", "04_b", "03_c")]
     for i, path in enumerate((paths[0], paths[2], paths[1])):
         os.utime(path.parent.parent / "metrics.json", (1000 + i, 1000 + i))
-    seeker = start("05_seeks")
-    seeker.note(**HASHES)
-    assert seeker.find_artifact("sft_adapter") == paths[1]
+    assert start("05_seeks").find_artifact("sft_adapter", INPUTS) == paths[1]
 
 
 def test_an_artefact_kept_elsewhere_is_found_by_its_full_path(start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     maker = start("04_made")
-    maker.note(**HASHES)
-    maker.artifact("merged_model", "kept").write_text("x")
+    maker.artifact("merged_model", "kept", INPUTS).write_text("x")
     maker.artifact("inside", maker.folder / "artifacts" / "deep" / "er")
     assert maker.finish({})["artifacts"]["inside"] == "artifacts/deep/er"
-    seeker = start("05_seeks")
-    seeker.note(**HASHES)
-    assert seeker.find_artifact("merged_model") == tmp_path / "kept"
+    assert start("05_seeks").find_artifact("merged_model", INPUTS) == tmp_path / "kept"
+
+
+def test_a_claim_rests_on_a_metric(start):
+    started = start()
+    with pytest.raises(NotebookError, match=r"'It learns\.' rests on 'gain', which is none"):
+        started.finish({"loss": 1.0}, ("It learns.", "gain"))
+    assert not (started.folder / "metrics.json").exists()
+    content = started.finish({"gain": Metric(0.5, 0.4, 0.6)}, ("It learns.", "gain"))
+    assert content["claim"] == {"text": "It learns.", "metric": "gain"}
 
 
 # --- a real kernel ------------------------------------------------------------------------------------------------

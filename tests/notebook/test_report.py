@@ -47,7 +47,8 @@ def folder(tmp_path):
     }
     predicted = {"peak_memory_bytes": 3 * 2**30, "seconds": 90.0, "dollars": 0.5}
     measured = {"peak_memory_bytes": 2 * 2**30, "seconds": 100.0, "notebook_seconds": 130.0}
-    content = {"status": "completed", "metrics": metrics, "predicted": predicted, "measured": measured}
+    claim = {"text": f"It learns. {EVIL}", "metric": "rouge_l"}
+    content = {"status": "completed", "claim": claim, "metrics": metrics, "predicted": predicted, "measured": measured}
     storage.write_json(good / "metrics.json", content)
     manifest = {"versions": {"torch": EVIL}, "commit": "abc123", "resolved": {"profile": "cpu"}}
     storage.write_json(good / "manifest.json", manifest | {"hardware": {"cpu": "Two cores", "memory": 8 * 2**30}})
@@ -66,7 +67,7 @@ def test_the_page_escapes_everything_and_asks_for_nothing(folder):
     page = Page(html)
     assert "script" not in {tag for tag, _ in page.tags}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert page.text.count("<script>alert('x')</script>") == 5  # reason, cell, metric, unit, version
+    assert page.text.count("<script>alert('x')</script>") == 6  # claim, reason, cell, metric, unit, version
     addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
     assert addresses
     assert all(value.startswith("data:image/png;base64,") or value == "01_good/01_good.ipynb" for value in addresses)
@@ -149,3 +150,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
 def test_the_report_command_prints_the_page(folder, capsys):
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "index.html")
+
+
+def test_the_claim_stands_with_the_metric_that_bears_it_out(folder):
+    page = report.write_index(folder).read_text()
+    assert "0.25 [0.2, 0.3]" in page
+    assert "It learns." in Page(page).text
+    assert not report._claim({"claim": {"text": "x", "metric": "gone"}, "metrics": {}})
