@@ -81,23 +81,23 @@ def diversity(rows, seed: int = 0, sample_words: int = 10_000) -> dict[str, floa
 
     texts = texts_of(rows)
     vocabulary: dict[str, int] = {}
-    words, owners = [], []
+    tokens, owners = [], []
     for i in np.random.default_rng(seed).permutation(len(texts)):
         found = [vocabulary.setdefault(word, len(vocabulary)) for word in words(texts[i])]
-        words.append(np.array(found, dtype=np.int64))
+        tokens.append(np.array(found, dtype=np.int64))
         owners.append(np.full(len(found), i))
-    words, owners = np.concatenate(words), np.concatenate(owners)
-    if not len(words):
+    tokens, owners = np.concatenate(tokens), np.concatenate(owners)
+    if not len(tokens):
         raise DataError(f"None of the {len(texts)} rows has a word, so there is nothing to measure.")
-    enough = len(words) >= sample_words
-    sample = _distinct(words[:sample_words], owners[:sample_words]) if enough else [None] * 3
+    enough = len(tokens) >= sample_words
+    sample = _distinct(tokens[:sample_words], owners[:sample_words]) if enough else [None] * 3
     compressor = zlib.compressobj(9)
     texts = [f"{text}\n".encode("utf-8", "surrogatepass") for text in texts]
     compressed = sum(len(compressor.compress(text)) for text in texts) + len(compressor.flush())
     return {
         "rows": len(texts),
-        "words": len(words),
-        **{f"distinct_{n}": value for n, value in enumerate(_distinct(words, owners), 1)},
+        "words": len(tokens),
+        **{f"distinct_{n}": value for n, value in enumerate(_distinct(tokens, owners), 1)},
         **{f"distinct_{n}_sample": value for n, value in enumerate(sample, 1)},
         "sample_words": sample_words,
         "compression_ratio": sum(map(len, texts)) / compressed,

@@ -87,7 +87,7 @@ def client(hub, tmp_path_factory):
 
 
 def test_a_hub_model_loads_and_only_weights_and_texts_are_fetched(hub, client):
-    assert client.value("loading.count_parameters(models.load('org/tiny', 'float32')[0])['total']") == 1_049_728
+    assert client.value("loading.count_parameters(loading.load('org/tiny', 'float32')[0])['total']") == 1_049_728
     fetched = hub.fetched("org/tiny")
     assert {"config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"} <= fetched
     assert not fetched & {"pytorch_model.bin", "modeling.py", "consolidated.safetensors"}
