@@ -83,9 +83,9 @@ def test_rouge_l_is_that_of_rouge_score():
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    scores = [scores.rouge_l(prediction, reference) for prediction, reference in PAIRS]
-    assert scores == [scorer.score(reference, prediction)["rougeL"].fmeasure for prediction, reference in PAIRS]
-    assert len(set(scores)) > 10
+    found = [scores.rouge_l(prediction, reference) for prediction, reference in PAIRS]
+    assert found == [scorer.score(reference, prediction)["rougeL"].fmeasure for prediction, reference in PAIRS]
+    assert len(set(found)) > 10
 
 
 @pytest.mark.parametrize(("nll", "expected"), [(0, 1), (math.log(50), 50), (1e6, math.inf)])

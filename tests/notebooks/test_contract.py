@@ -78,6 +78,17 @@ def test_has_one_parameters_cell_of_commented_literals(path):
     assert declared.keys() - free_text <= LIMITS.keys(), "a parameter without limits"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_checks_its_parameters_before_anything_else(path):
+    """`Run.start`, which refuses an unknown one, is the first statement after the parameters and gets all of them."""
+    cells = code(read(path))
+    (after,) = [i + 1 for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+    first = ast.parse(cells[after].source).body[0]
+    name = path.stem if path in NOTEBOOKS else f"solutions_{path.stem}"
+    assert cells[after].id == "start"
+    assert ast.unparse(first) == f"run = Run.start('{name}', globals())"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_keeps_its_budgets(path):
     notebook = read(path)

@@ -79,8 +79,8 @@ def results(run, rows, few_probes, tmp_path_factory):
     }
     held_out = rows.select(range(6))
     return {
-        name: variant.tune(run, name, variant, rows, held_out, rows.select(range(6, 12)), folder / name)
-        for name, variant in made.items()
+        name: variant.tune(run, name, one, rows, held_out, rows.select(range(6, 12)), folder / name)
+        for name, one in made.items()
     } | {"folder": folder}
 
 
@@ -228,7 +228,7 @@ def test_bottlenecks_begin_as_the_seed_says(run, rows):
 )
 def test_out_of_memory_only_full_fine_tuning_is_offered_lora(config, is_full, run, rows):
     made = variant.trainer(run, Variant(config, RATES), rows, 1e-3, "exhausted")
-    assert ("LoRA instead of full fine-tuning" in memory_advice.what_would_fit(made)) == is_full
+    assert ("LoRA instead of full fine-tuning" in memory_advice.what_would_fit(made, "float32")) == is_full
 
 
 def test_latency_asks_every_model_in_every_round(smoke):
@@ -378,8 +378,8 @@ def test_the_rows_that_elastic_weights_hold_on_to_make_another_training(run, row
 def test_out_of_memory_tells_the_peak_that_was_predicted(config, settings, run, rows):
     many = rows.select([i % len(rows) for i in range(600)])
     big = run.having(per_device_train_batch_size=300, max_steps=2)
-    variant = Variant(config, RATES, settings=settings)
-    made = variant.trainer(big, variant, many, 1e-3, "exhausted")
-    predicted = variant._expected(big, variant, many).peak_memory_bytes / 2**20
-    told = re.search(r"Predicted peak ([\d,]+) MiB", memory_advice.what_would_fit(made))
+    one = Variant(config, RATES, settings=settings)
+    made = variant.trainer(big, one, many, 1e-3, "exhausted")
+    predicted = variant._expected(big, one, many).peak_memory_bytes / 2**20
+    told = re.search(r"Predicted peak ([\d,]+) MiB", memory_advice.what_would_fit(made, "float32"))
     assert int(told[1].replace(",", "")) == pytest.approx(predicted, abs=1)
