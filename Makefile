@@ -33,8 +33,8 @@ reference: $(READY)
 	$(BIN)/python -m nbhelpers reference outputs/reference-run
 
 study: $(READY)
-	$(BIN)/python -m nbhelpers run 02 03 04 --profile cpu --run-id study -p study full
-	$(BIN)/python -m nbhelpers reference outputs/study --reference-folder outputs/reference/study
+	$(BIN)/python -m nbhelpers run notebooks/studies/*.ipynb --profile cpu --run-id study -p study full
+	$(BIN)/python -m nbhelpers reference outputs/study --reference-folder outputs/reference/studies
 
 bench: $(READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r benchmarks/requirements.txt
