@@ -28,7 +28,6 @@ from nbhelpers.core.statistics import Metric
 
 SCHEMA = 1
 DISTRIBUTIONS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill")
-FULL_STUDIES = ("02_peft_qlora", "03_full_fine_tuning", "04_instruction_tuning")  # which can do more than the default
 
 
 def _versions() -> dict[str, str]:
@@ -89,8 +88,6 @@ class Run:
         if not declared:  # a plain script: every value given counts, typed by itself
             declared = {name: Parameter(name, type(value).__name__, value) for name, value in values.items()}
         checked = parameters.check_parameters(declared, injected, values, limits)
-        if checked.get("study") == "full" and notebook not in FULL_STUDIES:
-            raise ParameterError(f"Nothing was started; {notebook} has no study='full', only 'default'.")
         machine = hardware.detect()
         profile = profiles.choose(checked["profile"], machine)
         presets = dataclasses.asdict(profile)

@@ -206,12 +206,6 @@ def test_all_that_is_wrong_is_reported_at_once_and_nothing_is_written(start, tmp
     assert random.getstate() == before
 
 
-def test_a_full_study_is_refused_where_there_is_none(start, tmp_path):
-    with pytest.raises(ParameterError, match="02_tiny has no study='full'"):
-        start(study="full")
-    assert files(tmp_path) == set()
-
-
 def test_a_run_having_other_values_is_the_same_run_otherwise(start):
     started = start(max_steps=7)
     other = started.having(max_steps=3)
