@@ -125,6 +125,13 @@ def versus(by_seed: dict[str, list[dict]], baseline: str):
     )
 
 
+def points(found: dict[str, Metric], x: str, y: str) -> dict[str, tuple[Metric, Metric]]:
+    """Two figures of each variant that has both, for `plots.plot_pareto`: variant -> `(x, y)`; `found` as `figures`."""
+    names = dict.fromkeys(key.partition(".")[0] for key in found)
+    pairs = {name: (found.get(f"{name}.{x}"), found.get(f"{name}.{y}")) for name in names}
+    return {name: pair for name, pair in pairs.items() if None not in pair}
+
+
 def table(found: dict[str, Metric]):
     """A `pandas.DataFrame`: a row a variant, a column a figure, as `figures` gave them."""
     import pandas as pd

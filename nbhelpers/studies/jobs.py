@@ -114,17 +114,19 @@ def _files_are_there(job: partial) -> bool:
 
 
 def reference(notebook: str) -> dict[str, dict]:
-    """The results of the committed study of a notebook, as `compute` returned them; says what it ran on, and where.
+    """The committed results of `notebooks/studies/<notebook>`, as `compute` returned them; prints where they are from.
 
     A `note` in its manifest is printed too, such as what has changed since.
 
     Raises:
         NotebookError: there is none.
     """
-    folder = repository_root() / "outputs" / "reference" / "study" / notebook
+    folder = repository_root() / "outputs" / "reference" / "studies" / notebook
     study, manifest = (read_json(folder / f"{part}.json") for part in ("study", "manifest"))
     if study is None or manifest is None:
-        raise NotebookError(f"{folder} has no study to show; run the notebook with study='full' to compute it.")
+        raise NotebookError(
+            f"{folder} has no study to show; run notebooks/studies/{notebook}.ipynb with study='full' to compute it."
+        )
     machine, facts = manifest["hardware"], study["facts"]
     print(
         f"reference study of {manifest['started_at'][:10]}: {facts['model_id']} on {facts['dataset']}, "

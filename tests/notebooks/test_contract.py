@@ -11,8 +11,9 @@ from nbhelpers.core.storage import repository_root
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
-COMMON = {"profile", "model_id", "dataset", "seed", "run_id", "output_dir", "resume", "force", "report_to", "study"}
+COMMON = {"profile", "model_id", "dataset", "seed", "run_id", "output_dir", "resume", "force", "report_to"}
 NUMBERED = {
     "title",
     "learn",
@@ -36,12 +37,29 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def start_call(source: str) -> ast.Call:
+    """The call of `run = Run.start(...)`, before which only limits may be written down."""
+    body = ast.parse(source).body
+    if isinstance(body[0].value, ast.Dict):
+        ast.literal_eval(body.pop(0).value)
+    assert ast.unparse(body[0].targets[0]) == "run"
+    assert ast.unparse(body[0].value.func) == "Run.start"
+    return body[0].value
+
+
+def own_limits(source: str) -> dict:
+    """The limits that a notebook passes for parameters which it alone has."""
+    dicts = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Dict)]
+    return ast.literal_eval(dicts[0]) if dicts else {}
+
+
 def test_the_notebooks_are_found():
     assert len(NOTEBOOKS) >= 1
+    assert len(STUDIES) >= 1
     assert {path.name for path in SOLUTIONS} == {path.name for path in NOTEBOOKS}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", NOTEBOOKS + STUDIES + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_is_stripped_valid_and_installs_only_in_its_install_cell(path):
     notebook = read(path)
     nbformat.validate(notebook)
@@ -54,13 +72,15 @@ def test_is_stripped_valid_and_installs_only_in_its_install_cell(path):
         assert not installs or cell.id == "install", cell.id
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", NOTEBOOKS + STUDIES + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_has_one_parameters_cell_of_commented_literals(path):
-    tagged = [cell for cell in code(read(path)) if "parameters" in cell.metadata.get("tags", [])]
+    cells = code(read(path))
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
     declared = declared_parameters(tagged[0].source)
     assert declared, "annotated literals only"
-    assert declared.keys() >= (COMMON if path in NOTEBOOKS else {"profile", "run_id"})
+    least = COMMON if path in NOTEBOOKS else COMMON | {"study"} if path in STUDIES else {"profile", "run_id"}
+    assert declared.keys() >= least
     for line in tagged[0].source.splitlines():
         assert re.search(r"  # \w", line), f"no unit, range or meaning: {line}"
     free_text = {
@@ -75,41 +95,45 @@ def test_has_one_parameters_cell_of_commented_literals(path):
         "force",
         "prompts",
     }
-    assert declared.keys() - free_text <= LIMITS.keys(), "a parameter without limits"
+    limited = LIMITS.keys() | own_limits(next(cell.source for cell in cells if cell.id == "start")).keys()
+    assert declared.keys() - free_text <= limited, "a parameter without limits"
+    assert path in STUDIES or "study" not in declared
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", NOTEBOOKS + STUDIES + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_checks_its_parameters_before_anything_else(path):
-    """`Run.start`, which refuses an unknown one, is the first statement after the parameters and gets all of them."""
+    """`Run.start`, which refuses an unknown one, comes right behind the parameters and gets all of them."""
     cells = code(read(path))
     (after,) = [i + 1 for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
-    first = ast.parse(cells[after].source).body[0]
-    name = path.stem if path in NOTEBOOKS else f"solutions_{path.stem}"
     assert cells[after].id == "start"
-    assert ast.unparse(first) == f"run = Run.start('{name}', globals())"
+    call = start_call(cells[after].source)
+    assert call.args[0].value == (f"solutions_{path.stem}" if path in SOLUTIONS else path.stem)
+    assert ast.unparse(call.args[1]) == "globals()"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS + STUDIES, ids=lambda path: path.stem)
 def test_keeps_its_budgets(path):
     notebook = read(path)
     cells = code(notebook)
-    assert 25 <= len(notebook.cells) <= 60
+    assert 25 <= len(notebook.cells) <= (45 if path in STUDIES else 60)
     assert len(notebook.cells) - len(cells) >= len(cells), "at least as much prose as code"
     longest = max(cells, key=lambda cell: len(cell.source.splitlines()))
     assert len(longest.source.splitlines()) <= 25, longest.id
+    dense = [cell.id for cell in cells if cell.id != "parameters" and len(cell.source) > 900]
+    assert path not in STUDIES or not dense
     trees = [ast.parse(cell.source) for cell in cells]
     kinds = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
     assert sum(isinstance(node, kinds) for tree in trees for node in ast.walk(tree)) <= 3
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS + STUDIES, ids=lambda path: path.stem)
 def test_keeps_the_order_of_cells(path):
     ids = [cell.id for cell in read(path).cells if cell.id in NUMBERED]
     order = ["title", "learn", "install", "imports", "parameters", "start", "data", "checks", "finish"]
     assert ids == [*order, "summary", "exercises"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS + STUDIES, ids=lambda path: path.stem)
 def test_no_measured_number_stands_in_the_prose(path):
     for cell in read(path).cells:
         if cell.cell_type == "markdown":

@@ -14,12 +14,12 @@ import nbformat
 import pytest
 
 from nbhelpers.core.profiles import PROFILES
-from nbhelpers.core.run import FULL_STUDIES
 from nbhelpers.core.storage import repository_root
 from nbhelpers.data import sources
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 ALWAYS = ROOT / "notebooks" / "02_peft_qlora.ipynb"
 OFFLINE = Path(__file__).parent / "offline"
@@ -114,34 +114,62 @@ def test_a_file_of_ones_own_is_cleaned_by_parameter_alone(make, tmp_path):
     assert len(source.train) > len(source.test) > 0
 
 
+def with_cell_after_imports(path, source, folder):
+    """A copy of the notebook in `folder` that runs `source` after its imports."""
+    notebook = nbformat.read(path, as_version=4)
+    after_imports = [cell.id for cell in notebook.cells].index("imports") + 1
+    notebook.cells.insert(after_imports, nbformat.v4.new_code_cell(source))
+    nbformat.write(notebook, folder / path.name)
+    return folder / path.name
+
+
+NOTHING_LOADED = """
+from nbhelpers.data import sources as data_module
+from nbhelpers.models import loading as models_module
+
+def refused(*arguments, **keywords):
+    raise AssertionError("the reference study needs neither model nor data")
+
+data_module.load = models_module.load = models_module.load_tokenizer = models_module.fetch = refused
+"""
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_shows_its_reference_without_model_and_data(path, tmp_path):
+    copy = with_cell_after_imports(path, NOTHING_LOADED, tmp_path)
+    done, _ = papermill(copy, tmp_path, "-p", "profile", "smoke")
+    assert done.returncode == 0, done.stderr[-3_000:]
+    metrics = json.loads((tmp_path / "outputs" / "test" / path.stem / "metrics.json").read_text())
+    assert metrics["status"] == "completed"
+    assert metrics["metrics"]
+
+
 PLANNED = """
 import inspect
 import pickle
+from nbhelpers.studies import jobs as jobs_module
 
 def planned(run, jobs):
     for job in map(pickle.loads, [pickle.dumps(job) for job in jobs.values()]):
         inspect.signature(job.func).bind(*job.args, **job.keywords)
-    kept = studies.reference(run.notebook)
+    kept = jobs_module.reference(run.notebook)
     lowered = {"products in float32"}  # there where the machine computes in another precision
     planned, found = ([name for name in names if name not in lowered] for names in (jobs, kept))
     assert found == planned, sorted(kept.keys() ^ jobs.keys())
     return kept
 
-studies.compute = planned
+jobs_module.compute = planned
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in FULL_STUDIES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_whole_study_plans_the_jobs_whose_results_are_kept(path, tmp_path):
     """All of `study="full"` runs but the jobs themselves: each must be one that its function takes in a new process."""
-    notebook = nbformat.read(path, as_version=4)
-    after_imports = [cell.id for cell in notebook.cells].index("imports") + 1
-    notebook.cells.insert(after_imports, nbformat.v4.new_code_cell(PLANNED))
-    nbformat.write(notebook, tmp_path / path.name)
+    copy = with_cell_after_imports(path, PLANNED, tmp_path)
     rank = str(PROFILES["cpu"].lora_rank)  # stands in the names of variants
     arguments = ("-p", "profile", "smoke", "-p", "lora_rank", rank, "-p", "study", "full")
-    done, _ = papermill(tmp_path / path.name, tmp_path, *arguments)
+    done, _ = papermill(copy, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr[-3_000:]
 
 

@@ -74,3 +74,10 @@ def test_variants_are_set_against_one_of_them_row_by_row_and_seed_by_seed():
     table = comparison.versus(by_seed, "full")
     assert table.loc["facts and sums wrong", "LoRA"].startswith("-0.50 [")
     assert table.loc["facts and sums wrong", "LoRA"].endswith("2 of 2")
+
+
+def test_only_variants_with_both_figures_are_points():
+    results = {"untuned": result([2.0, 2.0], [1.0]), "tuned": result([1.0, 3.0], [0.0]) | {"seconds": 5.0}}
+    results |= {"too large": {"left_out": "no memory"}}
+    pairs = comparison.points(comparison.figures(results, "untuned"), "seconds", "held_out_loss")
+    assert {name: (x.value, y.value) for name, (x, y) in pairs.items()} == {"tuned": (5.0, 2.0)}

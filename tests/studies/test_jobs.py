@@ -258,7 +258,7 @@ def test_the_results_of_a_study_come_back_from_its_reference(tmp_path, monkeypat
     kept = json.loads((tmp_path / "artifacts" / "study.json").read_text())["results"]
     assert kept["one"]["value"] == 0.333333
     assert kept["one"]["scores"] == [0.123457, 1.0]
-    folder = tmp_path / "outputs" / "reference" / "study" / "02"
+    folder = tmp_path / "outputs" / "reference" / "studies" / "02"
     folder.mkdir(parents=True)
     (tmp_path / "artifacts" / "study.json").rename(folder / "study.json")
     manifest = {"started_at": "2026-01-02T03", "resolved": {"max_steps": 14}, "dtype": "float32"}
