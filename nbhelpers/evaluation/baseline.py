@@ -54,12 +54,12 @@ class Baseline:
 
     def __exit__(self, *_) -> None:
         self.release()
-        print(f"baseline: {self.counts['computed']} answers and probes computed, {self.counts['found']} found")
 
     def release(self) -> None:
-        """Give the model's memory back; it is loaded again where it is needed again."""
+        """Give the model's memory back, and say what was computed; where it is needed again, it is loaded again."""
         self._model = None
         memory_usage.free()
+        print(f"baseline: {self.counts['computed']} answers and probes computed, {self.counts['found']} found")
 
     def ask(self, prompts: list[list[dict]], max_new_tokens: int) -> list[generation.Answer]:
         """Greedy answers to conversations that end with a user turn, in their order."""

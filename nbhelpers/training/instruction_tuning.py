@@ -66,14 +66,14 @@ def lora_config(rank: int) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def inputs(run, source, tasks: list[str]) -> dict:
+def inputs(run, source, tasks: list[str], weights: dict[str, float] = WEIGHTS) -> dict:
     """What the adapter follows from, for `Run.artifact` and `Run.find_artifact`."""
     names = (
         "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lora_rank",
         "max_length", "seed",
     )  # fmt: skip
     facts = {"model_hash": loading.model_hash(run.parameters.model_id), "data_hash": source.hash, "dtype": run.dtype}
-    return facts | {"tasks": list(tasks), "weights": WEIGHTS} | {name: getattr(run.parameters, name) for name in names}
+    return facts | {"tasks": list(tasks), "weights": weights} | {name: getattr(run.parameters, name) for name in names}
 
 
 def sft_adapter(run) -> Path:

@@ -1,5 +1,7 @@
 """Rows of a source as tokens: those to train on and those to score."""
 
+from collections import Counter
+
 from nbhelpers.data import sources
 from nbhelpers.models import encoding
 
@@ -16,3 +18,13 @@ def encode_source(run, source, tokenizer, tasks: list[str], count: int = 1_000):
     scored = sources.balanced(held_out.dataset, tasks, wanted, p.seed)
     print(f"to train on: {encoded}\nheld out:    {held_out}; {len(scored)} of them scored")
     return encoded.dataset, scored
+
+
+def first_of_each(rows, count: int):
+    """The first `count` rows of each task of a `Dataset`, in their order."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for i, task in enumerate(rows["task"]):
+        seen[task] += 1
+        chosen += [i] if seen[task] <= count else []
+    return rows.select(chosen)

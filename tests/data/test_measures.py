@@ -389,7 +389,7 @@ def test_padding_is_the_share_of_a_batch_that_is_not_a_row():
 
 def test_grouping_by_length_saves_padding_and_the_seed_decides():
     counts = np.random.default_rng(0).integers(5, 200, size=800)
-    table, again, other = (lengths.truncation(counts, [100, 200], seed=seed) for seed in (0, 0, 1))
+    table, again, other = (sequence_lengths.truncation(counts, [100, 200], seed=seed) for seed in (0, 0, 1))
     assert table.equals(again)
     assert table["padded_random"].tolist() != other["padded_random"].tolist()
     assert (table["padded_grouped"] < table["padded_random"] / 5).all()
@@ -397,17 +397,17 @@ def test_grouping_by_length_saves_padding_and_the_seed_decides():
 
 def test_padding_of_uniform_lengths_is_the_mean_over_the_expected_longest():
     counts = np.random.default_rng(0).integers(1, 200, size=8_000)
-    found = lengths.truncation(counts, [200]).iloc[0]["padded_random"]
+    found = sequence_lengths.truncation(counts, [200]).iloc[0]["padded_random"]
     assert found == pytest.approx(1 - counts.mean() / (200 * 8 / 9), abs=0.01)  # the longest of 8: 8/9 of the range
 
 
 def test_packing_keeps_every_row_whole():
     counts = np.random.default_rng(0).integers(1, 120, size=2_500)
-    packed = lengths.pack(counts, 128)
+    packed = sequence_lengths.pack(counts, 128)
     assert sorted(length for sequence in packed for length in sequence) == sorted(counts)
     assert max(map(sum, packed)) <= 128
-    assert lengths.packing_efficiency(counts, 128) == counts.sum() / (128 * len(packed))
-    assert lengths.packing_efficiency(counts, 128) > 0.9
+    assert sequence_lengths.packing_efficiency(counts, 128) == counts.sum() / (128 * len(packed))
+    assert sequence_lengths.packing_efficiency(counts, 128) > 0.9
 
 
 def test_packing_of_known_cases():
@@ -428,9 +428,9 @@ def test_packing_leaves_the_progress_bars_as_they_were():
 @pytest.mark.parametrize("counts", [[], [0, 0], [-1, 5], [[1, 2]]])
 def test_lengths_that_are_none_are_refused(counts):
     with pytest.raises(DataError, match="lengths must be"):
-        lengths.truncation(counts, [8])
+        sequence_lengths.truncation(counts, [8])
     with pytest.raises(DataError, match="lengths must be"):
-        lengths.packing_efficiency(counts, 8)
+        sequence_lengths.packing_efficiency(counts, 8)
 
 
 def test_bad_limits_and_answers_are_refused():

@@ -29,6 +29,13 @@ NUMBERED = {
 }  # ids of the cells that give every notebook its order
 
 
+DENSE = {  # cells of more than 900 characters that are still to be parted; the list only shrinks
+    "01_data_preparation": {"split", "tasks", "formats", "augment", "save"},
+    "03_full_fine_tuning": {"checks"},
+    "04_instruction_tuning": {"checks"},
+}
+
+
 def read(path):
     return nbformat.read(path, as_version=4)
 
@@ -49,8 +56,10 @@ def start_call(source: str) -> ast.Call:
 
 def own_limits(source: str) -> dict:
     """The limits that a notebook passes for parameters which it alone has."""
-    dicts = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Dict)]
-    return ast.literal_eval(dicts[0]) if dicts else {}
+    given = start_call(source).args[2:]
+    if given and isinstance(given[0], ast.Name):
+        given = [ast.parse(source).body[0].value]
+    return ast.literal_eval(given[0]) if given else {}
 
 
 def test_the_notebooks_are_found():
@@ -115,12 +124,12 @@ def test_checks_its_parameters_before_anything_else(path):
 def test_keeps_its_budgets(path):
     notebook = read(path)
     cells = code(notebook)
-    assert 25 <= len(notebook.cells) <= (45 if path in STUDIES else 60)
+    assert 25 <= len(notebook.cells) <= (60 if path.stem == "01_data_preparation" else 45)
     assert len(notebook.cells) - len(cells) >= len(cells), "at least as much prose as code"
-    longest = max(cells, key=lambda cell: len(cell.source.splitlines()))
-    assert len(longest.source.splitlines()) <= 25, longest.id
-    dense = [cell.id for cell in cells if cell.id != "parameters" and len(cell.source) > 900]
-    assert path not in STUDIES or not dense
+    own = [cell for cell in cells if cell.id not in ("imports", "parameters")]
+    assert not [cell.id for cell in own if len(cell.source.splitlines()) > 25]
+    dense = {cell.id for cell in own if len(cell.source) > 900}
+    assert dense == DENSE.get(path.stem, set()), "only shrink the list"
     trees = [ast.parse(cell.source) for cell in cells]
     kinds = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
     assert sum(isinstance(node, kinds) for tree in trees for node in ast.walk(tree)) <= 3
