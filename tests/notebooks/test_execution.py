@@ -134,6 +134,7 @@ data_module.load = models_module.load = models_module.load_tokenizer = models_mo
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_shows_its_reference_without_model_and_data(path, tmp_path):
     copy = with_cell_after_imports(path, NOTHING_LOADED, tmp_path)
