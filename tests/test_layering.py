@@ -78,6 +78,9 @@ def test_no_imports_in_a_circle():
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_is_small_and_keeps_its_private_names(module):
     assert SOURCES[module].count("\n") <= 300
+    documented = ast.get_docstring(ast.parse(SOURCES[module])) or ""
+    assert len(documented) > 20, "its docstring says what its one job is"
+    assert "TODO" not in documented
     others = {}
     for node in ast.walk(ast.parse(SOURCES[module])):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbhelpers"):

@@ -1,4 +1,4 @@
-"""TODO: docstring."""
+"""The shapes that rows of conversations come in, and what each of them becomes: checked turns `{"role", "content"}`."""
 
 import json
 import unicodedata
