@@ -1,4 +1,4 @@
-"""How time is shown."""
+"""How long something took or will take, in words."""
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What machines cost."""
+"""What machines cost an hour, from `data/prices.csv`, and what a time on one comes to."""
 
 import csv
 from dataclasses import dataclass
