@@ -5,12 +5,11 @@ Random choice is always among the answers, because it is what the others have to
 
 import hashlib
 import math
-import re
 from collections import Counter
-from itertools import pairwise
 
 from nbhelpers.core.errors import DataError, ParameterError
 from nbhelpers.data import schemas
+from nbhelpers.data.vocabulary import diversity, words_of
 
 
 def question(row: dict) -> list[dict]:
@@ -37,7 +36,7 @@ def text_vectors(texts: list[str], dimensions: int = 1024):
 
     if dimensions < 2:
         raise ParameterError(f"dimensions={dimensions} is below 2: all texts would be alike. The default is 1024.")
-    counts = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
+    counts = [Counter(words_of(text)) for text in texts]
     documents = Counter(word for words in counts for word in words)
     place, weight = {}, {}
     for word, df in documents.items():
@@ -135,13 +134,6 @@ def select(rows, count: int, seed: int, scores, vectors=None) -> dict[str, list[
     }
 
 
-def _distinct_2(texts: list[str]) -> float:
-    """Different pairs of neighbouring words over all such pairs (Li et al. 2016), 0 to 1."""
-    words = [re.findall(r"\w+", text.lower()) for text in texts]
-    pairs = [pair for text in words for pair in pairwise(text)]
-    return len(set(pairs)) / len(pairs) if pairs else 0.0
-
-
 def describe(picks: dict[str, list[int]], rows, scores, vectors=None):
     """What each way of choosing picked, a `pandas.DataFrame` with one line a way.
 
@@ -164,7 +156,7 @@ def describe(picks: dict[str, list[int]], rows, scores, vectors=None):
         lines[way] = {
             "rows": len(indices),
             "mean_uncertainty": float(scores[indices].mean()),
-            "distinct_2": _distinct_2([texts[i] for i in indices]),
+            "distinct_2": diversity([{"text": texts[i]} for i in indices])["distinct_2"],
             "coverage_radius": float(np.min([_distances(vectors, vectors[i]) for i in indices], axis=0).max()),
             "tasks": ", ".join(f"{task} {number}" for task, number in sorted(tasks.items())),
         }

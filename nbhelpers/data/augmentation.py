@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from nbhelpers.core.errors import DataError, ParameterError
+from nbhelpers.data.vocabulary import words_of
 
 ORIGINS = ("given", "template", "paraphrase", "back-translation")
 REASONS = ("unfinished", "empty", "loop", "length", "copy", "off the subject", "answer")
@@ -21,10 +22,6 @@ REQUEST = (
     "Answer with the new text alone."
 )
 _BLANK_LINE = re.compile(r"\n[ \t]*\n\s*")
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
 
 
 def _question(row: dict) -> tuple[int, str, str]:
@@ -75,14 +72,14 @@ def from_templates(rows, templates: dict[str, list[str]], seed: int) -> list[dic
             raise DataError(
                 f"The templates of {task!r} are {wordings!r:.120}. Give at least one, each a text without a blank line."
             )
-    folded = {task: {" ".join(_words(wording)) for wording in wordings} for task, wordings in templates.items()}
+    folded = {task: {" ".join(words_of(wording)) for wording in wordings} for task, wordings in templates.items()}
     draw = random.Random(seed)
     made = []
     for row in rows:
         turn, head, text = _question(row)
         if not head:
             raise DataError(f"Row {row['id']} has no blank line behind an instruction that could be replaced.")
-        if " ".join(_words(head)) in folded[row["task"]]:
+        if " ".join(words_of(head)) in folded[row["task"]]:
             raise DataError(
                 f"Row {row['id']} has the instruction {head.strip()!r}, which is also among the templates of "
                 f"{row['task']!r}: the new row would be a copy. Remove that template."
@@ -103,7 +100,7 @@ def rejection(text: str, rewrite: str, reference: str = "") -> str | None:
     answer           all words of the reference stand in one of the two and not in the other: the answer was lost on
                      the way, or given away
     """
-    old, new = _words(text), _words(rewrite)
+    old, new = words_of(text), words_of(rewrite)
     if not new:
         return "empty"
     runs = list(zip(new, new[1:], new[2:], strict=False))
@@ -116,7 +113,7 @@ def rejection(text: str, rewrite: str, reference: str = "") -> str | None:
         return "copy"
     if overlap < 0.35:
         return "off the subject"
-    wanted = set(_words(reference))
+    wanted = set(words_of(reference))
     if wanted and (wanted <= set(old)) != (wanted <= set(new)):
         return "answer"
     return None

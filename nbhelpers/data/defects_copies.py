@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable
 
 from nbhelpers.core.errors import DataError
+from nbhelpers.data import vocabulary
 from nbhelpers.data.defects import Item, Planted, capitalise, check, find_carriers, plant, words_of
 from nbhelpers.data.planted_text import expand, texts
 
@@ -179,7 +180,7 @@ def leaks(train: list[dict], test: list[dict], seed: int, count: int) -> tuple[l
 
 def _grams(text: str) -> set[tuple[str, ...]]:
     """All runs of 13 words, without case and punctuation."""
-    words = re.findall(r"\w+", text.lower())
+    words = vocabulary.words_of(text)
     return {tuple(words[i : i + 13]) for i in range(len(words) - 12)}
 
 
