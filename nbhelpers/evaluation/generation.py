@@ -42,14 +42,41 @@ def generate(
             (nucleus sampling, Holtzman et al. 2020).
         seed: of the draws; the same seed and `batch_size` give the same answers. The caller's own seed is left alone.
     """
-    sampling = {"do_sample": False}
-    if temperature:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": 0.9, "top_k": 0}
     texts = [templates.render(messages, tokenizer, add_generation_prompt=True) for messages in prompts]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    stops = encoding.stop_token_ids(tokenizer, model)
+    answers = []
+    for tokens in continue_tokens(model, tokenizer, ids, max_new_tokens, batch_size, dtype, temperature, seed):
+        stopped = tokens[-1] in stops
+        text = tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=True)
+        answers.append(Answer(text, len(tokens), stopped))
+    return answers
+
+
+def continue_tokens(
+    model,
+    tokenizer,
+    ids: list[list[int]],
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    dtype: str | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    top_p: float = 0.9,
+) -> list[list[int]]:
+    """What `generate` writes behind prompts given as tokens, as tokens: up to and with the first stop token.
+
+    Args:
+        top_p: share of the probability that the drawn tokens hold together. 1 draws from the whole distribution, as
+            the log-probabilities of a policy gradient assume.
+        The others are those of `generate`.
+    """
+    sampling = {"do_sample": False}
+    if temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
     stops = sorted(encoding.stop_token_ids(tokenizer, model))
-    answers: dict[int, Answer] = {}
+    written: dict[int, list[int]] = {}
     was_training = model.training
     model.eval()
     # A frozen head fed a strided slice (the last position of the prompt) makes torch copy the head once a row.
@@ -69,14 +96,11 @@ def generate(
             )
         draws = _seeded((seed, begin), model.device) if temperature else contextlib.nullcontext()
         with torch.inference_mode(), autocast(model.device.type, dtype), draws, lean(model):
-            written = _write(model, batch, past, max_new_tokens, stops, pad_token_id=tokenizer.pad_token_id, **sampling)
-        for i, tokens in zip(rows, written, strict=True):
-            stopped = tokens[-1] in stops
-            text = tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=True)
-            answers[i] = Answer(text, len(tokens), stopped)
+            rest = _write(model, batch, past, max_new_tokens, stops, pad_token_id=tokenizer.pad_token_id, **sampling)
+        written |= zip(rows, rest, strict=True)
     contiguous.remove()
     model.train(was_training)
-    return [answers[i] for i in range(len(prompts))]
+    return [written[i] for i in range(len(ids))]
 
 
 def _write(model, batch: dict, past: dict, max_new_tokens: int, stops: list[int], **options) -> list[list[int]]:
