@@ -9,6 +9,8 @@
 - `learning_rates`: learning-rate range test and layer-wise decay
 - `memory_advice`: what to change when a training does not fit
 - `monitoring`: named rules: divergence, overfitting, plateau
+- `policy_gradient`: rewards of tokens, advantages, the losses of PPO
+- `ppo`: proximal policy optimization with an adapter as the policy
 - `row_encoding`: rows of a source as tokens, to train on and to score
 - `sft`: a TRL trainer from a run's parameters
 """
