@@ -19,6 +19,7 @@
 - `hub`: rows of a data set on the Hub, and what its errors mean
 - `normalisation`: one text in one form: encoding, white space, markup
 - `planted_text`: the language that planted formats are written in
+- `preferences`: pairs of answers of which one is preferred, from files and from scores
 - `privacy`: personal data and secrets found in text
 - `pydocs`: the docstrings of the installed packages
 - `pydocs_tasks`: instruction rows with checkable answers from docstrings

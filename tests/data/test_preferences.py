@@ -1,0 +1,130 @@
+import json
+
+import pytest
+
+from nbhelpers.core.errors import DataError
+from nbhelpers.data import preferences
+
+ASK = [{"role": "user", "content": "Name a colour."}]
+
+
+def answer(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def only(row: dict) -> dict:
+    (pair,) = preferences.from_rows([row]).pairs
+    return pair
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("The sky", "The sky is blue", "The sky"),
+        ("Paris ", "London", ""),
+        ("Q: cost? A: 41 euro", "Q: cost? A: 46 euro", "Q: cost? A: "),
+        ("The sky", "The skyline", "The "),
+        ("same words", "same words", "same words"),
+    ],
+)
+def test_the_shared_prompt_ends_with_a_whole_word(chosen, rejected, prompt):
+    assert preferences.shared_prompt(chosen, rejected) == prompt
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": "The sky", "rejected": "The sky is blue"}, "with an empty answer"),
+        ({"chosen": "Paris ", "rejected": "London"}, "without a prompt"),
+        ({"prompt": "Q", "chosen": "a  b", "rejected": "a b"}, "with two answers alike"),
+        ({"prompt": "Q", "chosen": "Q red", "rejected": "blue"}, "with the prompt in one answer"),
+        ({"prompt": "Q", "chosen": None, "rejected": "blue"}, "with an answer that is no text"),
+        ({"prompt": [answer("Hello")], "chosen": "a", "rejected": "b"}, "with a prompt that no user ends"),
+        ({"prompt": 7, "chosen": "a", "rejected": "b"}, "with a prompt that no user ends"),
+        ({"prompt": "Q", "chosen": "a"}, "without chosen and rejected"),
+        ({"prompt": "Q", "answers": ["a", "b"], "scores": [6, 6]}, "scores are all alike"),
+        ({"prompt": "Q", "answers": ["a", "b"], "scores": [6]}, "scores do not fit"),
+        ({"prompt": "Q", "answers": ["a", "b"], "scores": [6, "good"]}, "bad score"),
+        ({"chosen": [*ASK, answer("x")], "rejected": [{"role": "user", "content": "Else?"}, answer("y")]},
+         "whose earlier turns differ"),
+        ({"chosen": "text", "rejected": [*ASK, answer("y")]}, "of two kinds of answers"),
+    ],
+)  # fmt: skip
+def test_a_row_that_is_no_preference_is_dropped_and_counted(row, reason):
+    good = {"prompt": "Name a colour.", "chosen": "Red", "rejected": "7"}
+    found = preferences.from_rows([good, row, row])
+    assert len(found.pairs) == 1
+    assert found.dropped == {reason: 2}
+    assert f"dropped: 2 {reason}" in str(found)
+    with pytest.raises(DataError, match=f"None of 1 rows is a preference .1 {reason}"):
+        preferences.from_rows([row])
+
+
+def test_no_rows_are_one_clear_error():
+    with pytest.raises(DataError, match="there are no rows"):
+        preferences.from_rows([])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Name a colour.", "chosen": "Red", "rejected": "7"},
+        {"prompt": "Name a colour.", "chosen": "Name a colour. Red", "rejected": "Name a colour. 7"},
+        {"prompt": ASK, "chosen": [*ASK, answer("Red")], "rejected": [*ASK, answer("7")]},
+        {"prompt": ASK, "chosen": [answer("Red")], "rejected": [answer("7")]},
+        {"prompt": "Name a colour.", "chosen": [*ASK, answer("Red")], "rejected": [*ASK, answer("7")]},
+        {"chosen": [*ASK, answer("Red")], "rejected": [*ASK, answer("7")]},
+        {side: f"\n\nHuman: Name a colour.\n\nAssistant: {text}" for side, text in (("chosen", "Red"), ("rejected", "7"))},
+        {"prompt": "Name a colour.", "answers": ["7", "Red", "Blue"], "scores": ["7", "10", None]},
+    ],
+)  # fmt: skip
+def test_every_shape_gives_the_same_pair(row):
+    pair = only(row)
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (ASK, "Red", "7")
+    trl = preferences.conversational([pair])
+    assert trl == [{"prompt": ASK, "chosen": [answer("Red")], "rejected": [answer("7")]}]
+
+
+def test_a_transcript_is_split_at_its_last_answer():
+    before = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: "
+    pair = only({"chosen": before + "good", "rejected": before + "bad"})
+    assert [turn["content"] for turn in pair["prompt"]] == ["a", "b", "c"]
+    assert (pair["chosen"], pair["rejected"]) == ("good", "bad")
+    within = "say\n\nAssistant: is a sign"
+    assert only({"chosen": before + within, "rejected": before + "bad"})["chosen"] == within
+
+
+def test_ranked_answers_make_a_pair_of_every_two_that_differ():
+    pairs = preferences.from_scores(ASK, ["a", "b", "c"], [7, 7, 5])
+    assert {(pair["chosen"], pair["rejected"]) for pair in pairs} == {("a", "c"), ("b", "c")}
+    assert len({pair["group"] for pair in pairs}) == 1
+    few = preferences.from_scores(ASK, ["a", "b", "c", "d"], [1, 1, 0, 0], most=2)
+    assert len({pair["chosen"] for pair in few}) == len({pair["rejected"] for pair in few}) == 2
+    assert preferences.from_scores(ASK, ["a", "b", "c"], [1, 2, 9], most=1)[0]["chosen"] == "c"
+
+
+def test_pairs_of_one_prompt_stay_in_one_split():
+    import datasets
+
+    from nbhelpers.data import splits
+
+    rows = [{"prompt": f"Question {i}", "answers": ["a", "b", "c"], "scores": [3, 2, 1]} for i in range(20)]
+    found = preferences.from_rows(rows)
+    assert len(found.pairs) == 60
+    train, test = splits.split(datasets.Dataset.from_list(found.pairs), "group", "group", test_share=0.2)
+    assert len(test) == 12
+    assert not set(train["group"]) & set(test["group"])
+
+
+def test_length_bias_is_reported():
+    pairs = [{"chosen": "long answer", "rejected": "short"}] * 9 + [{"chosen": "a", "rejected": "bb"}]
+    bias = preferences.longer_chosen([*pairs, {"chosen": "xy", "rejected": "yx"}])
+    assert (bias.value, bias.n) == (0.9, 10)
+    assert bias.low > 0.5
+    assert preferences.longer_chosen([{"chosen": "xy", "rejected": "yx"}]).value == 0.5
+
+
+def test_a_file_is_read_by_its_name(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Q{i}", "chosen": "a", "rejected": "b"}) + "\n" for i in range(3)))
+    assert str(preferences.read(path)) == "3 pairs of 3 prompts"
