@@ -11,6 +11,7 @@
 - `monitoring`: named rules: divergence, overfitting, plateau
 - `policy_gradient`: rewards of tokens, advantages, the losses of PPO
 - `ppo`: proximal policy optimization with an adapter as the policy
+- `reward_model`: a score head learned from pairs, and how right it is
 - `row_encoding`: rows of a source as tokens, to train on and to score
 - `sft`: a TRL trainer from a run's parameters
 """

@@ -105,8 +105,8 @@ def computing_dtype(args) -> str:
     return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 
-def sft_config(run, **overrides) -> SFTConfig:
-    """TRL's configuration from a run's parameters; any field of it can be overridden by keyword."""
+def trainer_arguments(run, **overrides) -> dict:
+    """What every TRL configuration gets from a run's parameters; any field of it can be overridden by keyword."""
     p = run.parameters
     on_cpu, steps = run.hardware.device == "cpu", overrides.get("max_steps", p.max_steps)
     values = {
@@ -118,7 +118,6 @@ def sft_config(run, **overrides) -> SFTConfig:
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1 if steps >= 20 else 0,  # a share; of a few steps it would be one without effect
         "max_length": None,  # rows are cut to length, or rather dropped, when they are encoded
-        "train_sampling_strategy": "sequential",  # the rows come ordered by `batching`
         "gradient_checkpointing": p.gradient_checkpointing,
         "bf16": run.dtype == "bfloat16",
         "fp16": run.dtype == "float16",
@@ -131,8 +130,14 @@ def sft_config(run, **overrides) -> SFTConfig:
         "report_to": p.report_to,
         "seed": p.seed,
         "disable_tqdm": True,
+        "train_sampling_strategy": "sequential",  # the rows come ordered by `batching`
     }
-    return SFTConfig(**(values | overrides))
+    return values | overrides
+
+
+def sft_config(run, **overrides) -> SFTConfig:
+    """TRL's configuration from a run's parameters; any field of it can be overridden by keyword."""
+    return SFTConfig(**trainer_arguments(run, **overrides))
 
 
 def keep_best(steps: int) -> dict:

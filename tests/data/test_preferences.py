@@ -6,6 +6,7 @@ from nbhelpers.core.errors import DataError
 from nbhelpers.data import preferences
 
 ASK = [{"role": "user", "content": "Name a colour."}]
+TRANSCRIPT = "\n\nHuman: Name a colour.\n\nAssistant: "
 
 
 def answer(text: str) -> dict:
@@ -74,7 +75,7 @@ def test_no_rows_are_one_clear_error():
         {"prompt": ASK, "chosen": [answer("Red")], "rejected": [answer("7")]},
         {"prompt": "Name a colour.", "chosen": [*ASK, answer("Red")], "rejected": [*ASK, answer("7")]},
         {"chosen": [*ASK, answer("Red")], "rejected": [*ASK, answer("7")]},
-        {side: f"\n\nHuman: Name a colour.\n\nAssistant: {text}" for side, text in (("chosen", "Red"), ("rejected", "7"))},
+        {"chosen": TRANSCRIPT + "Red", "rejected": TRANSCRIPT + "7"},
         {"prompt": "Name a colour.", "answers": ["7", "Red", "Blue"], "scores": ["7", "10", None]},
     ],
 )  # fmt: skip

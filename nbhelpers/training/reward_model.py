@@ -1,0 +1,175 @@
+"""A reward model: a head that scores an answer, learned from pairs by the likelihood of Bradley and Terry (1952).
+
+The training is TRL's (Ouyang et al. 2022, eq. 1). What it is given are tokens, so that an answer that the limit cut is
+seen without an end; rendered by a chat template every answer would look finished. Rows are padded with a token that
+ends no answer: transformers reads the score at the last token that is not padding, and where both are one token the
+end of an answer, and whether there is one, would be invisible.
+"""
+
+import copy
+from pathlib import Path
+
+import datasets
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification
+from transformers.trainer_callback import PrinterCallback
+from trl import RewardConfig, RewardTrainer
+
+from nbhelpers.core.errors import AuditError, ModelError
+from nbhelpers.core.seeding import seed_everything
+from nbhelpers.core.statistics import Metric, estimate
+from nbhelpers.evaluation import generation
+from nbhelpers.models import encoding, saving, templates
+from nbhelpers.training import batching, sft
+from nbhelpers.training.callbacks import Watch
+
+
+def padding_token(tokenizer, model=None) -> str:
+    """A token of the vocabulary to pad with: the tokenizer's own where it ends no answer, else another special one.
+
+    Raises:
+        AuditError: every special token ends an answer.
+    """
+    stops = encoding.stop_token_ids(tokenizer, model)
+    names = [tokenizer.pad_token, tokenizer.unk_token, *tokenizer.all_special_tokens]
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in names if name is not None}
+    free = [name for name, number in ids.items() if number not in stops and number != tokenizer.bos_token_id]
+    if not free:
+        raise AuditError(
+            f"Every special token of the tokenizer ({', '.join(ids)}) ends an answer, so that none can pad: a reward "
+            "model would not see where an answer ends. Add one: tokenizer.add_special_tokens({'pad_token': '<pad>'})."
+        )
+    return free[0]
+
+
+def encode(prompt: list[dict], answer: str, tokenizer, ended: bool = True) -> list[int]:
+    """The tokens that are scored: the prompt as rendered, the answer, and its end where the model wrote one."""
+    text = templates.render(prompt, tokenizer, add_generation_prompt=True) + answer
+    return tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] * ended
+
+
+def encode_pairs(pairs: list[dict], tokenizer, max_length: int) -> datasets.Dataset:
+    """`chosen_ids` and `rejected_ids` of pairs (`data.preferences`); too long ones are dropped, and the count printed.
+
+    A pair may say `chosen_ended` and `rejected_ended`; an answer counts as ended where it does not.
+    """
+    rows = [
+        {f"{side}_ids": encode(pair["prompt"], pair[side], tokenizer, pair.get(f"{side}_ended", True))
+         for side in ("chosen", "rejected")}
+        for pair in pairs
+    ]  # fmt: skip
+    kept = [row for row in rows if max(map(len, row.values())) <= max_length]
+    if len(kept) < len(rows):
+        print(f"{len(rows) - len(kept)} of {len(rows)} pairs are longer than max_length={max_length} and left out")
+    return datasets.Dataset.from_list(kept)
+
+
+def load(folder: str | Path, dtype: str, device: str = "cpu"):
+    """The model of a folder with a head of one output in place of its vocabulary. The head begins at 0: all are equal.
+
+    Args:
+        folder: of a whole causal model, such as the policy that the answers are of.
+    """
+    with saving.quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=getattr(torch, dtype))
+    torch.nn.init.zeros_(model.score.weight)
+    return model.to(device)
+
+
+def lora_config(rank: int) -> LoraConfig:
+    """LoRA on all linear layers of the trunk, with the head trained and saved beside it."""
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"]
+    )
+
+
+def trainer(run, model, tokenizer, rows, rank: int, **overrides) -> RewardTrainer:
+    """TRL's trainer for rows of `encode_pairs`, in batches of like length.
+
+    Args:
+        overrides: fields of TRL's `RewardConfig`.
+
+    Raises:
+        AuditError: as `padding_token`.
+    """
+    seed_everything(run.parameters.seed)
+    tokenizer = copy.deepcopy(tokenizer)  # TRL changes its padding token
+    config = RewardConfig(**sft.trainer_arguments(run, **overrides), pad_token=padding_token(tokenizer, model))
+    both = [a + b for a, b in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)]
+    size, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    ordered = batching.length_grouped(rows.add_column("input_ids", both), size, config.max_steps * parts, config.seed)
+    made = RewardTrainer(
+        model, config, train_dataset=ordered.remove_columns("input_ids"), processing_class=tokenizer,
+        peft_config=lora_config(rank), callbacks=[Watch()],
+    )  # fmt: skip
+    made.remove_callback(PrinterCallback)
+    for parameter in made.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return made
+
+
+@torch.no_grad()
+def score(model, rows: list[list[int]], batch_size: int = 32, dtype: str | None = None) -> list[float]:
+    """The score of each row of tokens (`encode`), in order; read at its last token."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    pad = model.config.get_text_config().pad_token_id
+    scores: dict[int, float] = {}
+    was_training = model.training
+    model.eval()
+    for begin in range(0, len(order), batch_size):
+        batch = order[begin : begin + batch_size]
+        longest = max(len(rows[i]) for i in batch)
+        ids = torch.tensor([rows[i] + [pad] * (longest - len(rows[i])) for i in batch], device=model.device)
+        mask = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in batch], device=model.device)
+        with generation.autocast(model.device.type, dtype):
+            found = model(input_ids=ids, attention_mask=mask).logits[:, 0]
+        scores |= zip(batch, found.float().tolist(), strict=True)
+    model.train(was_training)
+    return [scores[i] for i in range(len(rows))]
+
+
+def margins(model, rows, **options) -> list[float]:
+    """score(chosen) - score(rejected) of rows of `encode_pairs`."""
+    chosen, rejected = (score(model, rows[f"{side}_ids"][:], **options) for side in ("chosen", "rejected"))
+    return [a - b for a, b in zip(chosen, rejected, strict=True)]
+
+
+def accuracy(margins: list[float]) -> Metric:
+    """The share of pairs that are put in the right order; a tie counts half, so that a constant model gets 0.5."""
+    return estimate([0.5 if margin == 0 else float(margin > 0) for margin in margins], unit="share")
+
+
+def calibration(margins: list[float], bins: int = 5):
+    """What the model says against what is: a `pandas.DataFrame`, a row for each bin of predicted probability.
+
+    The probability that the order is right is sigmoid(|margin|), 0.5 to 1, and `right` the share that is.
+    """
+    import pandas as pd
+
+    size = torch.tensor(margins).abs()
+    table = pd.DataFrame({"said": torch.sigmoid(size), "right": [0.5 if m == 0 else float(m > 0) for m in margins]})
+    edges = [0.5 + 0.5 * i / bins for i in range(bins + 1)]
+    groups = table.groupby(pd.cut(table["said"], edges, include_lowest=True), observed=True)
+    return groups.agg(said=("said", "mean"), right=("right", "mean"), pairs=("right", "size"))
+
+
+def attach(base: str | Path, adapter: Path, dtype: str, device: str = "cpu", tokenizer=None):
+    """A reward model loaded back: `trainer(...).model.save_pretrained` wrote the adapter.
+
+    Raises:
+        ModelError: the adapter holds no head, so that every score would be a random number.
+    """
+    with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as weights:
+        if not any("score" in name for name in weights.keys()):  # noqa: SIM118 - a safe_open is no dict
+            raise ModelError(
+                f"{adapter} holds an adapter without a score head: its rewards would be random numbers. Train it with "
+                "modules_to_save=['score'], as `reward_model.lora_config` does, and save it again."
+            )
+    model = PeftModel.from_pretrained(load(base, dtype, device), adapter)
+    if tokenizer is not None:
+        number = tokenizer.convert_tokens_to_ids(padding_token(tokenizer, model))
+        model.config.get_text_config().pad_token_id = number
+    return model

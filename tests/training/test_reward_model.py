@@ -1,0 +1,128 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nbhelpers.core.errors import AuditError, ModelError
+from nbhelpers.core.hardware import Hardware
+from nbhelpers.core.profiles import PROFILES
+from nbhelpers.models import loading
+from nbhelpers.training import reward_model
+
+QUESTIONS = ["Name a colour.", "Say a word.", "What is this?", "Read the file."]
+
+
+def pairs(count: int = 24) -> list[dict]:
+    """The preferred answer says `yes`, wherever in it."""
+    fillers = ["the list", "of values", "an open file", "every path", "a name"]
+    return [
+        {"prompt": [{"role": "user", "content": QUESTIONS[i % 4]}]}
+        | {"chosen": f"{fillers[i % 5]} yes", "rejected": f"{fillers[(i + 2) % 5]} no"}
+        for i in range(count)
+    ]
+
+
+def run(tmp_path, **changes):
+    parameters = {
+        "max_steps": 12, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "learning_rate": 5e-3,
+        "seed": 0, "gradient_checkpointing": False, "report_to": "none",
+    } | changes  # fmt: skip
+    return SimpleNamespace(
+        parameters=SimpleNamespace(**parameters), hardware=Hardware("cpu", 2, 2**34, None, 0, "Linux"),
+        dtype="float32", folder=tmp_path, profile=PROFILES["smoke"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(smoke, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reward")
+    rows = reward_model.encode_pairs(pairs(), smoke[1], 512)
+    base = reward_model.load(loading.fetch("smoke"), "float32")
+    trainer = reward_model.trainer(run(folder), base, smoke[1], rows, 4)
+    first = trainer.compute_loss(trainer.model, trainer.data_collator([rows[i] for i in range(4)])).item()
+    trainer.train()
+    return trainer, rows, first
+
+
+def test_it_begins_where_every_answer_is_worth_the_same(trained):
+    assert trained[2] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_it_learns_what_is_preferred(trained, smoke):
+    trainer, _, _ = trained
+    unseen = [pair | {"chosen": "a file yes", "rejected": "a file no"} for pair in pairs(4)]
+    unseen = reward_model.encode_pairs(unseen, smoke[1], 512)
+    assert reward_model.accuracy(reward_model.margins(trainer.model, unseen)).value == 1
+
+
+def test_the_loss_of_trl_is_that_of_bradley_and_terry_on_our_scores(trained):
+    trainer, rows, _ = trained
+    few = rows.select(range(8))
+    trainer.model.eval()
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(list(few))).item()
+    margins = torch.tensor(reward_model.margins(trainer.model, few, batch_size=3))
+    assert -torch.nn.functional.logsigmoid(margins).mean().item() == pytest.approx(loss, abs=1e-4)
+
+
+def test_saved_and_loaded_in_a_new_place_it_gives_the_same_scores(trained, smoke, tmp_path):
+    trainer, rows, _ = trained
+    trainer.model.save_pretrained(tmp_path)
+    again = reward_model.attach(loading.fetch("smoke"), tmp_path, "float32", tokenizer=smoke[1])
+    expected = reward_model.score(trainer.model, rows["chosen_ids"][:6])
+    assert reward_model.score(again, rows["chosen_ids"][:6]) == pytest.approx(expected, abs=1e-4)
+    assert len(set(expected)) > 1
+
+
+def test_an_adapter_without_a_head_is_refused(trained, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    trained[0].model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({name: weight for name, weight in load_file(path).items() if "score" not in name}, path)
+    with pytest.raises(ModelError, match="without a score head"):
+        reward_model.attach(loading.fetch("smoke"), tmp_path, "float32")
+
+
+def test_the_end_of_an_answer_is_seen_where_the_end_pads_too(trained, tokenizer):
+    """Read at the last token that does not pad, a finished and a cut answer would score alike."""
+    assert tokenizer.pad_token == tokenizer.eos_token
+    prompt = [{"role": "user", "content": "Name a colour."}]
+    finished, cut = (reward_model.encode(prompt, "yes", tokenizer, ended) for ended in (True, False))
+    assert finished == [*cut, tokenizer.eos_token_id]
+    scores = reward_model.score(trained[0].model, [finished, cut, finished[:-2]])
+    assert len({round(score, 5) for score in scores}) == 3
+
+
+def test_a_score_does_not_depend_on_its_batch(trained):
+    trainer, rows, _ = trained
+    ids = rows["chosen_ids"][:7]
+    alone = [reward_model.score(trainer.model, [row])[0] for row in ids]
+    assert reward_model.score(trainer.model, ids, batch_size=7) == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_tokenizer_whose_only_special_token_ends_answers_is_refused(tokenizer, monkeypatch):
+    assert reward_model.padding_token(tokenizer) != tokenizer.eos_token
+    monkeypatch.setattr(type(tokenizer), "all_special_tokens", property(lambda self: [self.eos_token]))
+    tokenizer.unk_token = None
+    with pytest.raises(AuditError, match="none can pad"):
+        reward_model.padding_token(tokenizer)
+
+
+def test_ties_are_no_right_answers():
+    assert reward_model.accuracy([0.0, 0.0]).value == 0.5
+    assert reward_model.accuracy([1.0, -1.0, 2.0, 0.0]).value == pytest.approx(0.625)
+
+
+def test_calibration_sets_what_is_said_against_what_is():
+    table = reward_model.calibration([3.0, 3.0, 3.0, -3.0, 0.1, -0.1])
+    assert table["pairs"].tolist() == [2, 4]
+    assert table["right"].tolist() == [0.5, 0.75]
+    assert table["said"].iloc[1] == pytest.approx(1 / (1 + math.exp(-3)))
+
+
+def test_pairs_too_long_are_left_out_and_counted(tokenizer, capsys):
+    long = pairs(1)[0] | {"chosen": "list of values " * 60}
+    rows = reward_model.encode_pairs([long, *pairs(3)], tokenizer, 64)
+    assert len(rows) == 3
+    assert "1 of 4 pairs are longer than max_length=64" in capsys.readouterr().out
