@@ -11,7 +11,9 @@
 - `monitoring`: named rules: divergence, overfitting, plateau
 - `policy_gradient`: rewards of tokens, advantages, the losses of PPO
 - `ppo`: proximal policy optimization with an adapter as the policy
+- `preference_tuning`: TRL's DPO on a policy that is its own reference
 - `reward_model`: a score head learned from pairs, and how right it is
 - `row_encoding`: rows of a source as tokens, to train on and to score
+- `session`: what every training has in common: measured, resumed, out of memory with advice
 - `sft`: a TRL trainer from a run's parameters
 """

@@ -34,6 +34,7 @@ class Progress:
     seconds: float = 0.0
 
 
+READ = ("input_ids", "labels", "prompt_ids", "chosen_ids", "rejected_ids")  # columns of which a row may have some
 SAME = (  # what a training must have in common with a checkpoint to go on from it
     "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2",
@@ -63,7 +64,7 @@ def digest_of_rows(rows) -> str:
     """Sixteen digits that stand for encoded rows in their order."""
     found = hashlib.sha256()
     for row in rows:
-        found.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+        found.update(json.dumps([row[name] for name in READ if name in row]).encode())
     return found.hexdigest()[:16]
 
 

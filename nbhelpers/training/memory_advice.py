@@ -10,6 +10,11 @@ def what_would_fit(trainer, dtype: str) -> str:
     """The message after running out of memory: the batch, and the cheapest changes with their predicted peaks."""
     args, model = trainer.args, trainer.model
     size = args.per_device_train_batch_size
+    if "input_ids" not in trainer.train_dataset.column_names:  # pairs: there is no prediction of their peak
+        return (
+            f"Out of memory at step {trainer.state.global_step + 1}: {size} pairs a batch. Lower "
+            "per_device_train_batch_size and raise gradient_accumulation_steps by as much, or lower max_length."
+        )
     config = next(iter(getattr(model, "peft_config", {}).values()), None) or adapters.bottlenecks_of(model)
     frozen = not all(parameter.requires_grad for parameter in model.parameters())
     method = "qlora" if getattr(model, "is_loaded_in_4bit", False) else "lora" if frozen else "full"

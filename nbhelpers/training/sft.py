@@ -4,9 +4,7 @@
 first step. Everything else (LoRA, data collation, optimizer, schedule, logging) is TRL's and transformers' own.
 """
 
-import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +13,16 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 from trl import SFTTrainer as TRLSFTTrainer
 
-from nbhelpers.core import memory_usage
-from nbhelpers.core.errors import AuditError, NotebookError, ResourceError
+from nbhelpers.core.errors import AuditError, NotebookError
 from nbhelpers.core.seeding import seed_everything
 from nbhelpers.evaluation import likelihood
 from nbhelpers.models import audits, encoding, fast_paths
-from nbhelpers.training import batching, checkpoints, memory_advice, monitoring
+from nbhelpers.training import batching, checkpoints, monitoring, session
 from nbhelpers.training.callbacks import Watch
+from nbhelpers.training.session import Session, Training
 
 
-@dataclass(frozen=True)
-class Training:
-    """What one training did.
-
-    `losses` has one mean negative log-likelihood (nats a labelled token) an optimizer step; `tokens` counts real
-    tokens, padding left out; `seconds` is wall time of the steps.
-    """
-
-    losses: list[float]
-    tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
-
-
-class SFTTrainer(TRLSFTTrainer):
+class SFTTrainer(Session, TRLSFTTrainer):
     """TRL's SFT trainer without the work that its step does for nothing; loss and gradients are the same to rounding.
 
     - The vocabulary projection is applied to labelled tokens only: the answer is often a tenth of a row, and tens of
@@ -51,16 +32,6 @@ class SFTTrainer(TRLSFTTrainer):
     - Entropy and token accuracy are not computed.
     """
 
-    real_tokens = 0
-    before = checkpoints.Progress()
-    started = 0.0
-    identity: dict[str, str] | None = None
-
-    def progress(self) -> checkpoints.Progress:
-        """Real tokens and seconds so far, those of earlier sessions included."""
-        seconds = time.perf_counter() - self.started
-        return checkpoints.Progress(self.before.tokens + self.real_tokens, self.before.seconds + seconds)
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         logits, targets = fast_paths.labelled_logits(model, head, inputs)
@@ -69,16 +40,16 @@ class SFTTrainer(TRLSFTTrainer):
         loss = total / (max(1, len(targets)) if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the count is that of all processes; DDP takes the mean
-        if self.model.training:
-            mask = inputs.get("attention_mask")
-            self.real_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
+        self.count(inputs)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The held-out loss, every labelled token counting alike; the Trainer takes the mean of its batches' means."""
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         size = self.args.per_device_eval_batch_size
-        losses = likelihood.held_out_loss(self.model, self.processing_class, rows, size, computing_dtype(self.args))
+        losses = likelihood.held_out_loss(
+            self.model, self.processing_class, rows, size, session.computing_dtype(self.args)
+        )
         counts = [sum(label != encoding.IGNORE for label in labels[1:]) for labels in rows["labels"]]
         found = {f"{metric_key_prefix}_loss": float(np.average(losses, weights=counts))}
         self.log(found)
@@ -98,11 +69,6 @@ class SFTTrainer(TRLSFTTrainer):
     def train(self, *args, **kwargs):
         with fast_paths.in_place_lora(self.model), fast_paths.float32_attention(self.model.device.type):
             return super().train(*args, **kwargs)
-
-
-def computing_dtype(args) -> str:
-    """The precision that a Trainer with these arguments computes in."""
-    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 
 def trainer_arguments(run, **overrides) -> dict:
@@ -230,17 +196,4 @@ def train(trainer: SFTTrainer, resume: str = "never") -> Training:
         ResourceError: out of memory; names what the batch was and what would lower the peak.
     """
     audit_batch(trainer)
-    found = checkpoints.newest(trainer.args.output_dir, trainer.identity) if resume == "auto" else None
-    folder, trainer.before = found or (None, checkpoints.Progress())
-    if folder:
-        print(f"going on from {folder.name} of {trainer.args.max_steps} steps")
-    trainer.real_tokens, trainer.started = 0, time.perf_counter()
-    try:
-        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
-    except (RuntimeError, MemoryError) as error:
-        if not memory_usage.is_exhausted(error):
-            raise
-        raise ResourceError(memory_advice.what_would_fit(trainer, computing_dtype(trainer.args))) from error
-    done = trainer.progress()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Training([float(loss) for loss in losses], done.tokens, done.seconds)
+    return session.train(trainer, resume)

@@ -1,0 +1,77 @@
+"""What every training has in common, whatever its loss: it is measured, goes on where it was, and fails clearly."""
+
+import time
+from dataclasses import dataclass
+
+from nbhelpers.core import memory_usage
+from nbhelpers.core.errors import ResourceError
+from nbhelpers.training import checkpoints, memory_advice
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training did.
+
+    `losses` has one mean negative log-likelihood (nats a labelled token) an optimizer step; `tokens` counts real
+    tokens, padding left out; `seconds` is wall time of the steps.
+    """
+
+    losses: list[float]
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+class Session:
+    """Beside a trainer of TRL's: its real tokens and seconds, those of earlier sessions included."""
+
+    real_tokens = 0
+    before = checkpoints.Progress()
+    started = 0.0
+    identity: dict[str, str] | None = None
+
+    def progress(self) -> checkpoints.Progress:
+        seconds = time.perf_counter() - self.started
+        return checkpoints.Progress(self.before.tokens + self.real_tokens, self.before.seconds + seconds)
+
+    def count(self, inputs: dict) -> None:
+        """Add the real tokens of a batch while the model trains; without a mask there is no padding."""
+        if self.model.training:
+            mask = inputs.get("attention_mask")
+            self.real_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
+
+
+def computing_dtype(args) -> str:
+    """The precision that a Trainer with these arguments computes in."""
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+
+
+def train(trainer, resume: str = "never") -> Training:
+    """Run a trainer and report what its steps took.
+
+    Args:
+        resume: `auto` goes on from the newest whole checkpoint of this very training, where there is one: weights,
+            optimizer, schedule, random state and place in the data are restored. `never` begins anew, and what it
+            saves takes the place of older checkpoints in the same folder.
+
+    Raises:
+        DivergedError: a loss or the norm of a gradient is not finite.
+        ResourceError: out of memory; names what the batch was and what would lower the peak.
+    """
+    found = checkpoints.newest(trainer.args.output_dir, trainer.identity) if resume == "auto" else None
+    folder, trainer.before = found or (None, checkpoints.Progress())
+    if folder:
+        print(f"going on from {folder.name} of {trainer.args.max_steps} steps")
+    trainer.real_tokens, trainer.started = 0, time.perf_counter()
+    try:
+        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+    except (RuntimeError, MemoryError) as error:
+        if not memory_usage.is_exhausted(error):
+            raise
+        raise ResourceError(memory_advice.what_would_fit(trainer, computing_dtype(trainer.args))) from error
+    done = trainer.progress()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Training([float(loss) for loss in losses], done.tokens, done.seconds)
