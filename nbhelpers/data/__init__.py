@@ -17,6 +17,7 @@
 - `files`: rows of JSON lines, JSON, CSV and Parquet files
 - `groups`: how the groups in a data set differ
 - `hub`: rows of a data set on the Hub, and what its errors mean
+- `labels`: which of two answers people prefer, and how far they agree
 - `normalisation`: one text in one form: encoding, white space, markup
 - `planted_text`: the language that planted formats are written in
 - `preferences`: pairs of answers of which one is preferred, from files and from scores

@@ -1,6 +1,7 @@
 """Notebooks as a reader and a batch see them: run, reported, drawn, browsed.
 
 - `command_line`: `python -m nbhelpers run`, `report`, `reference` and `stale`
+- `labeller`: which of two answers is better, labelled blind
 - `notebook_file`: notebooks as files: cells, tags, declared parameters
 - `plots`: the figures
 - `reference`: the committed reference of an executed notebook
