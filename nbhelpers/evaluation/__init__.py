@@ -5,6 +5,7 @@
 - `constraints`: a model asked for them, and whether it obeyed
 - `forgetting`: probes of what a model could do before
 - `generation`: many prompts asked at once, greedy or sampled
+- `judge`: a model as a judge of two answers, in both orders
 - `latency`: how long a model takes for a token, beside other models
 - `likelihood`: how likely a model finds given text
 - `preference_task`: a task whose true score a program knows, and the pairs of a policy's samples
