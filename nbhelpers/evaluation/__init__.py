@@ -9,6 +9,7 @@
 - `latency`: how long a model takes for a token, beside other models
 - `likelihood`: how likely a model finds given text
 - `preference_task`: a task whose true score a program knows, and the pairs of a policy's samples
+- `safety`: refuses what it should, answers what it may, keeps to its task
 - `scores`: one prediction against one reference, from 0 to 1
 - `scoring`: answers scored on held-out rows, and two models side by side
 - `uncertainty`: how unsure a model is of its own answers
