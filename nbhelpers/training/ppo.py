@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from nbhelpers.core.errors import DivergedError, ParameterError
+from nbhelpers.core.errors import AuditError, DivergedError, ParameterError
 from nbhelpers.evaluation import generation
 from nbhelpers.models import encoding, fast_paths
 from nbhelpers.training import policy_gradient as formulas
+
+LOWEST_KL = -1.0  # nats per answer: an estimate of 0 is seldom so far below it
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,17 @@ class PPO:
             scores: a finite number for each answer.
 
         Raises:
+            AuditError: the answers are not the policy's: the mean KL, which is above 0, is estimated far below.
             DataError: as `check_scores`.
             DivergedError: a loss is not finite.
         """
-        config, mask = self.config, rollout.mask
+        config, mask, kl = self.config, rollout.mask, rollout.kl.mean().item()
+        if kl < LOWEST_KL:
+            raise AuditError(
+                f"The KL from the reference is estimated at {kl:.1f} nats per answer, and it cannot be below 0: the "
+                "answers were not drawn from the whole distribution of this policy. Sample with top_p 1, top_k 0 and "
+                "the temperature of the config, and update before the policy moves."
+            )
         scores = torch.tensor(formulas.check_scores(scores, len(rollout.answers)), device=mask.device)
         scores = scores - config.missing_end_penalty * ~torch.tensor(rollout.ended, device=mask.device)
         rewards = formulas.token_rewards(
@@ -196,7 +205,6 @@ class PPO:
                 figures.append(self._step(rollout, rows, advantages, returns))
             if figures[-1]["kl_from_samples"] > config.kl_stop:
                 break
-        kl = rollout.kl.mean().item()
         self.kl_coefficient = adapted_kl_coefficient(self.kl_coefficient, kl, config, len(scores))
         means = {name: sum(step[name] for step in figures) / len(figures) for name in figures[0]}
         lengths = mask.sum(1).float().mean().item()

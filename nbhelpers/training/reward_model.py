@@ -44,6 +44,26 @@ def padding_token(tokenizer, model=None) -> str:
     return free[0]
 
 
+def same_tokenizer(policy, reward) -> None:
+    """Check that a reward model reads the tokens that a policy writes.
+
+    Raises:
+        AuditError: the vocabularies or the chat templates differ; says which.
+    """
+    other = {token for token, number in policy.get_vocab().items() if reward.get_vocab().get(token) != number}
+    if other or len(policy) != len(reward):
+        raise AuditError(
+            f"Policy and reward model have other vocabularies: {len(policy):,} and {len(reward):,} tokens, "
+            f"{len(other):,} of the policy's with another number or none, such as {sorted(other)[:3]}. Train the "
+            "reward model on the policy's own base, or score decoded text."
+        )
+    if policy.chat_template != reward.chat_template:
+        raise AuditError(
+            "Policy and reward model have other chat templates, so that one prompt is not the same tokens for both. "
+            "Give the reward model the policy's tokenizer and train it with that."
+        )
+
+
 def encode(prompt: list[dict], answer: str, tokenizer, ended: bool = True) -> list[int]:
     """The tokens that are scored: the prompt as rendered, the answer, and its end where the model wrote one."""
     text = templates.render(prompt, tokenizer, add_generation_prompt=True) + answer

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nbhelpers.core.errors import DivergedError, ParameterError
+from nbhelpers.core.errors import AuditError, DivergedError, ParameterError
 from nbhelpers.training import policy_gradient, ppo
 
 END, VOCABULARY = 2, 24
@@ -177,6 +177,14 @@ def test_a_loss_that_is_not_finite_stops():
     rollout = training.roll_out(PROMPTS)
     rollout.log_probs[0, 0] = math.nan
     with pytest.raises(DivergedError, match=r"learning_rate=0\.01"):
+        training.update(rollout, [0.0] * 4)
+
+
+def test_answers_of_another_distribution_are_refused():
+    training = trainer()
+    rollout = training.roll_out(PROMPTS)
+    rollout.reference_log_probs[:] = rollout.log_probs + 1.0 * rollout.mask
+    with pytest.raises(AuditError, match="cannot be below 0"):
         training.update(rollout, [0.0] * 4)
 
 

@@ -109,6 +109,16 @@ def test_a_tokenizer_whose_only_special_token_ends_answers_is_refused(tokenizer,
         reward_model.padding_token(tokenizer)
 
 
+def test_tokenizers_that_differ_are_refused(smoke, tokenizer):
+    reward_model.same_tokenizer(smoke[1], tokenizer)
+    tokenizer.chat_template = "{{ messages }}"
+    with pytest.raises(AuditError, match="other chat templates"):
+        reward_model.same_tokenizer(smoke[1], tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(AuditError, match="2,048 and 2,049 tokens"):
+        reward_model.same_tokenizer(smoke[1], tokenizer)
+
+
 def test_ties_are_no_right_answers():
     assert reward_model.accuracy([0.0, 0.0]).value == 0.5
     assert reward_model.accuracy([1.0, -1.0, 2.0, 0.0]).value == pytest.approx(0.625)
