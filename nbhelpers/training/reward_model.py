@@ -50,7 +50,8 @@ def same_tokenizer(policy, reward) -> None:
     Raises:
         AuditError: the vocabularies or the chat templates differ; says which.
     """
-    other = {token for token, number in policy.get_vocab().items() if reward.get_vocab().get(token) != number}
+    known = reward.get_vocab()
+    other = {token for token, number in policy.get_vocab().items() if known.get(token) != number}
     if other or len(policy) != len(reward):
         raise AuditError(
             f"Policy and reward model have other vocabularies: {len(policy):,} and {len(reward):,} tokens, "
@@ -119,7 +120,9 @@ def trainer(run, model, tokenizer, rows, rank: int, **overrides) -> RewardTraine
     config = RewardConfig(**sft.trainer_arguments(run, **overrides), pad_token=padding_token(tokenizer, model))
     both = [a + b for a, b in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)]
     size, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    ordered = batching.length_grouped(rows.add_column("input_ids", both), size, config.max_steps * parts, config.seed)
+    ordered = batching.length_grouped(
+        rows.add_column("input_ids", both), size, config.max_steps * parts, config.seed, parts
+    )
     made = RewardTrainer(
         model, config, train_dataset=ordered.remove_columns("input_ids"), processing_class=tokenizer,
         peft_config=lora_config(rank), callbacks=[Watch()],

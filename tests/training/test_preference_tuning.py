@@ -1,13 +1,11 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from stand_in import run
 
 from nbhelpers.core.errors import AuditError, DataError
-from nbhelpers.core.hardware import Hardware
-from nbhelpers.core.profiles import PROFILES
 from nbhelpers.models import templates
 from nbhelpers.training import preference_tuning, session
 
@@ -21,17 +19,6 @@ def pairs(count: int = 12) -> list[dict]:
         | {"chosen": f"yes {fillers[i % 4]}", "rejected": f"no {fillers[i % 3]} and more"}
         for i in range(count)
     ]
-
-
-def run(tmp_path, **changes):
-    parameters = {
-        "max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 5e-3,
-        "seed": 0, "gradient_checkpointing": False, "report_to": "none",
-    } | changes  # fmt: skip
-    return SimpleNamespace(
-        parameters=SimpleNamespace(**parameters), hardware=Hardware("cpu", 2, 2**34, None, 0, "Linux"),
-        dtype="float32", folder=tmp_path, profile=PROFILES["smoke"],
-    )  # fmt: skip
 
 
 def trainer(tmp_path, model, tokenizer, rows=None, **options):

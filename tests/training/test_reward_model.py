@@ -1,12 +1,10 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
+from stand_in import run
 
 from nbhelpers.core.errors import AuditError, ModelError
-from nbhelpers.core.hardware import Hardware
-from nbhelpers.core.profiles import PROFILES
 from nbhelpers.models import loading
 from nbhelpers.training import reward_model
 
@@ -23,23 +21,12 @@ def pairs(count: int = 24) -> list[dict]:
     ]
 
 
-def run(tmp_path, **changes):
-    parameters = {
-        "max_steps": 12, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "learning_rate": 5e-3,
-        "seed": 0, "gradient_checkpointing": False, "report_to": "none",
-    } | changes  # fmt: skip
-    return SimpleNamespace(
-        parameters=SimpleNamespace(**parameters), hardware=Hardware("cpu", 2, 2**34, None, 0, "Linux"),
-        dtype="float32", folder=tmp_path, profile=PROFILES["smoke"],
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def trained(smoke, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reward")
     rows = reward_model.encode_pairs(pairs(), smoke[1], 512)
     base = reward_model.load(loading.fetch("smoke"), "float32")
-    trainer = reward_model.trainer(run(folder), base, smoke[1], rows, 4)
+    trainer = reward_model.trainer(run(folder, max_steps=12, per_device_train_batch_size=8), base, smoke[1], rows, 4)
     first = trainer.compute_loss(trainer.model, trainer.data_collator([rows[i] for i in range(4)])).item()
     trainer.train()
     return trainer, rows, first
