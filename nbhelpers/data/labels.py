@@ -72,11 +72,39 @@ def append(path: str | Path, label: dict) -> bool:
     return True
 
 
+def by_score(items: list[dict], scores: list[tuple[float, float]], labeller: str) -> list[dict]:
+    """The labels of a rule: of each item the answer with the higher score, equal ones a tie."""
+    choices = ["left" if first > second else "right" if second > first else "tie" for first, second in scores]
+    return [
+        {"item": item["id"], "labeller": labeller, "left": 0, "choice": choice}
+        for item, choice in zip(items, choices, strict=True)
+    ]
+
+
 def left_rate(labels: list[dict]) -> Metric | None:
     """How often the left answer was chosen, of those without a tie: 0.5 where nobody has a habit of one side."""
     sides = Counter(label["choice"] for label in labels)
     decided = sides["left"] + sides["right"]
     return share(sides["left"], decided) if decided else None
+
+
+def table(labels: list[dict]):
+    """A `pandas.DataFrame`, a row a labeller: labels, how often the second answer is preferred, and the left one."""
+    import pandas as pd
+
+    by_labeller: dict[str, list[dict]] = {}
+    for label in labels:
+        by_labeller.setdefault(label["labeller"], []).append(label)
+    value = {1: 1.0, 0: 0.0, None: 0.5}
+    rows = {
+        name: {
+            "labels": len(given),
+            "prefers the second": sum(value[preferred(label)] for label in given) / len(given),
+            "takes the left": left.value if (left := left_rate(given)) else float("nan"),
+        }
+        for name, given in by_labeller.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def agreement(labels: list[dict]) -> dict[str, float]:

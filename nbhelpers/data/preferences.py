@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nbhelpers.core.errors import DataError
 from nbhelpers.core.statistics import Metric, share
-from nbhelpers.data import files, schemas
+from nbhelpers.data import files, schemas, splits
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")  # of Anthropic's HH-RLHF
 
@@ -104,6 +104,14 @@ def longer_chosen(pairs: list[dict]) -> Metric:
     lengths = [(len(pair["chosen"]), len(pair["rejected"])) for pair in pairs]
     different = [chosen > rejected for chosen, rejected in lengths if chosen != rejected]
     return share(sum(different), len(different)) if different else Metric(0.5, n=0)
+
+
+def hold_out(pairs: list[dict], test_share: float, seed: int) -> tuple[list[dict], list[dict]]:
+    """`(train, held out)`: all pairs of a prompt on one side (`splits.split`)."""
+    import datasets
+
+    both = splits.split(datasets.Dataset.from_list(pairs), "group", "group", test_share, seed)
+    return both[0].to_list(), both[1].to_list()
 
 
 def conversational(pairs: list[dict]) -> list[dict]:

@@ -31,6 +31,19 @@ def questions(split: str, each: int, seed: int, kinds: tuple[str, ...] = KINDS) 
     return constraints.questions(constraints.requests()[SPLITS[split]], each, seed, kinds)
 
 
+def every_split(eval_rows: int, seed: int) -> dict[str, list]:
+    """`questions` of each split, sized by the held-out rows of a run; the training questions leave out `NEW_KINDS`.
+
+    Args:
+        eval_rows: about a tenth of them test questions for each kind, half as many to validate, two thirds to train.
+    """
+    sizes = {"train": eval_rows // 14, "validation": eval_rows // 20, "test": eval_rows // 10}
+    there = constraints.requests()
+    sizes = {split: min(len(there[SPLITS[split]]), max(1, size)) for split, size in sizes.items()}
+    kinds = {"train": KINDS, "validation": KINDS + NEW_KINDS, "test": KINDS + NEW_KINDS}
+    return {split: questions(split, size, seed, kinds[split]) for split, size in sizes.items()}
+
+
 @dataclass(frozen=True)
 class Sample:
     """One answer of a policy, as text and as tokens, with its true score."""
@@ -42,7 +55,8 @@ class Sample:
 
 
 def score(constraint, text: str, ended: bool) -> float:
-    return float(ended and constraint.holds(text))
+    """1 where an answer obeys and was ended, else 0; without a constraint (None) the end alone counts."""
+    return float(ended and (constraint is None or constraint.holds(text)))
 
 
 def render(prompt: list[dict], tokenizer) -> list[int]:
@@ -69,21 +83,32 @@ def sample(
     return [made[i : i + each] for i in range(0, len(made), each)]
 
 
+def shares(samples: list[list[Sample]]) -> dict[str, float]:
+    """The share of right samples, of questions with right and wrong ones, and of questions with a right one."""
+    scores = [[answer.score for answer in drawn] for drawn in samples]
+    return {
+        "right": float(np.mean(np.concatenate(scores))),
+        "mixed": float(np.mean([min(of_one) < max(of_one) for of_one in scores])),
+        "best of them right": float(np.mean([max(of_one) for of_one in scores])),
+    }
+
+
 def pairs(asked: list, samples: list[list[Sample]], most: int = 2) -> list[dict]:
     """Pairs (`data.preferences`) of a right and a wrong answer to the same question, `most` of each question.
 
-    A pair says which of its answers were ended, and `both_ended`.
+    A pair says of which `kind` its question is, which of its answers were ended, and `both_ended`.
 
     Raises:
         DataError: no question has both right and wrong answers.
     """
     found = []
-    for number, ((prompt, _), drawn) in enumerate(zip(asked, samples, strict=True)):
+    for number, ((prompt, constraint), drawn) in enumerate(zip(asked, samples, strict=True)):
         rejected_ended = {answer.text: answer.ended for answer in drawn if not answer.score}
         texts, scores = [answer.text for answer in drawn], [answer.score for answer in drawn]
         for i, pair in enumerate(preferences.from_scores(prompt, texts, scores, most)):
             ended = rejected_ended[pair["rejected"]]
-            found.append(pair | {"id": f"{number}-{i}", "rejected_ended": ended, "both_ended": ended})
+            facts = {"id": f"{number}-{i}", "kind": constraint.kind, "rejected_ended": ended, "both_ended": ended}
+            found.append(pair | facts)
     if not found:
         scores = [answer.score for drawn in samples for answer in drawn]
         raise DataError(
@@ -91,6 +116,34 @@ def pairs(asked: list, samples: list[list[Sample]], most: int = 2) -> list[dict]
             "Draw more samples for each, raise the temperature, or ask what the model can do sometimes."
         )
     return found
+
+
+def written_pairs(asked: list, samples: list[list[Sample]]) -> list[dict]:
+    """Pairs for a model that is never right: chosen is the request's own reply, written so that it obeys.
+
+    The chosen answers are not the model's own, so that it has more to learn from them and farther to go. Kinds that
+    cannot be written (`constraint_kinds.HELD_OUT`) give none.
+    """
+    replies = {row["messages"][0]["content"]: row["reference"] for row in constraints.requests()}
+    found = []
+    for number, ((prompt, constraint), drawn) in enumerate(zip(asked, samples, strict=True)):
+        if constraint.kind in TRAINED:
+            question = prompt[-1]["content"].removesuffix(f"\n\n{constraint.instruction}")
+            answers = [constraint.write(replies[question]), drawn[0].text]
+            ended = {"rejected_ended": drawn[0].ended, "both_ended": drawn[0].ended}
+            facts = {"id": f"{number}-0", "kind": constraint.kind} | ended
+            found += [pair | facts for pair in preferences.from_scores(prompt, answers, [1, 0])]
+    return found
+
+
+def chosen_rows(pairs: list[dict]) -> list[dict]:
+    """Rows `{id, task, messages, reference}` of the preferred answers, each different one of a prompt once."""
+    rows = {(pair["group"], pair["chosen"]): pair for pair in pairs}
+    return [
+        {"id": pair["id"], "task": "chosen", "reference": pair["chosen"]}
+        | {"messages": [*pair["prompt"], {"role": "assistant", "content": pair["chosen"]}]}
+        for pair in rows.values()
+    ]
 
 
 def accepted(asked: list, samples: list[list[Sample]]) -> list[dict]:
@@ -103,8 +156,6 @@ def accepted(asked: list, samples: list[list[Sample]]) -> list[dict]:
     return rows
 
 
-def best_of(samples: list[list[Sample]], reward: list[list[float]] | None = None) -> float:
-    """The mean true score of each question's best sample: by the rule itself, or as a reward model ranks them."""
-    if reward is None:
-        return float(np.mean([max(answer.score for answer in drawn) for drawn in samples]))
-    return float(np.mean([drawn[int(np.argmax(r))].score for drawn, r in zip(samples, reward, strict=True)]))
+def best_of(samples: list[list[Sample]], reward: list[list[float]]) -> list[float]:
+    """The true score of the sample of each question that a reward model ranks highest."""
+    return [drawn[int(np.argmax(r))].score for drawn, r in zip(samples, reward, strict=True)]

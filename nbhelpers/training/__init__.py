@@ -10,7 +10,9 @@
 - `memory_advice`: what to change when a training does not fit
 - `monitoring`: named rules: divergence, overfitting, plateau
 - `policy_gradient`: rewards of tokens, advantages, the losses of PPO
+- `policy_scores`: true score, reward model's score, length and KL of a policy
 - `ppo`: proximal policy optimization with an adapter as the policy
+- `preference_forecast`: what pairs and rollouts are expected to take
 - `preference_tuning`: TRL's DPO on a policy that is its own reference
 - `reward_model`: a score head learned from pairs, and how right it is
 - `row_encoding`: rows of a source as tokens, to train on and to score

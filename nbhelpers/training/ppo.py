@@ -151,17 +151,22 @@ class PPO:
             both[:, batch, : found.shape[-1]] = found
         return both
 
-    def roll_out(self, prompts: list[list[int]], batch_size: int = 32) -> Rollout:
+    def roll_out(
+        self, prompts: list[list[int]], batch_size: int = 32, answers: list[list[int]] | None = None
+    ) -> Rollout:
         """Sample one answer to each prompt from the whole distribution, and evaluate it under policy and reference.
 
         Args:
             prompts: token ids, rendered by the chat template; a prompt may stand there several times.
+            answers: token ids that this very policy has drawn before, such as the reference's own samples for the first
+                rollout; None: they are drawn here.
         """
         config = self.config
-        answers = generation.continue_tokens(
-            self.model, self.tokenizer, prompts, config.max_new_tokens, batch_size, self.dtype,
-            config.temperature, seed=config.seed + 1000 * self.rollouts, top_p=1.0,
-        )  # fmt: skip
+        if answers is None:
+            answers = generation.continue_tokens(
+                self.model, self.tokenizer, prompts, config.max_new_tokens, batch_size, self.dtype,
+                config.temperature, seed=config.seed + 1000 * self.rollouts, top_p=1.0,
+            )  # fmt: skip
         self.rollouts += 1
         self.model.eval()  # without dropout the ratio is 1 before the first update
         log_probs, values = self._evaluate_all(prompts, answers, batch_size)

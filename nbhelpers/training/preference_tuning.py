@@ -16,7 +16,7 @@ from nbhelpers.core.errors import AuditError, DataError
 from nbhelpers.core.seeding import seed_everything
 from nbhelpers.data import preferences
 from nbhelpers.models import encoding, templates
-from nbhelpers.training import batching, checkpoints, monitoring, sft
+from nbhelpers.training import batching, checkpoints, sft
 from nbhelpers.training.callbacks import Watch
 from nbhelpers.training.session import Session
 
@@ -42,6 +42,18 @@ def answers_only():
         yield
     finally:
         trl.trainer.utils._use_triton = kept
+
+
+@contextlib.contextmanager
+def without_bars():
+    """Within the block `datasets` draws no progress bars, which are many lines of an executed notebook."""
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
 
 
 def dpo_trainer(
@@ -81,19 +93,29 @@ def dpo_trainer(
     counted = rows.select(fits).add_column("input_ids", [[0] * lengths[i] for i in fits])
     ordered = batching.length_grouped(counted, size, config.max_steps * parts, config.seed, parts)
     seed_everything(run.parameters.seed)
-    made = DPOTrainer(
-        model, args=config, train_dataset=ordered.remove_columns("input_ids"), processing_class=tokenizer,
-        peft_config=peft_config, callbacks=[Watch()],
-    )  # fmt: skip
-    made.remove_callback(PrinterCallback)
-    made.diagnosis = monitoring.Diagnosis(())
-    for parameter in made.model.parameters():
+    with without_bars():
+        made = DPOTrainer(
+            model, args=config, train_dataset=ordered.remove_columns("input_ids"), processing_class=tokenizer,
+            peft_config=peft_config,
+        )  # fmt: skip
+    audit(made.train_dataset, tokenizer)
+    return ready(made, {"loss": f"{config.loss_type} {config.loss_weights} {beta}"})
+
+
+def ready(trainer, facts: dict[str, str]):
+    """A trainer of TRL's with a `Session`, as `session.train` takes it: watched, sealed, its adapter in float32.
+
+    Args:
+        facts: what tells this training from others of the same rows and settings, such as its loss.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Watch())
+    for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    made.identity = checkpoints.identity(made) | {"loss": f"{config.loss_type} {config.loss_weights} {beta}"}
-    made.add_callback(checkpoints.Keeper(made.identity, made.progress))
-    audit(made.train_dataset, tokenizer)
-    return made
+    trainer.identity = checkpoints.identity(trainer) | facts
+    trainer.add_callback(checkpoints.Keeper(trainer.identity, trainer.progress))
+    return trainer
 
 
 def audit(rows, tokenizer) -> None:

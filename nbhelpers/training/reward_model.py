@@ -6,6 +6,7 @@ ends no answer: transformers reads the score at the last token that is not paddi
 end of an answer, and whether there is one, would be invisible.
 """
 
+import contextlib
 import copy
 from pathlib import Path
 
@@ -14,16 +15,25 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
-from transformers.trainer_callback import PrinterCallback
-from trl import RewardConfig, RewardTrainer
+from transformers.utils import logging
+from trl import RewardConfig
+from trl import RewardTrainer as TRLRewardTrainer
 
 from nbhelpers.core.errors import AuditError, ModelError
 from nbhelpers.core.seeding import seed_everything
 from nbhelpers.core.statistics import Metric, estimate
 from nbhelpers.evaluation import generation
 from nbhelpers.models import encoding, saving, templates
-from nbhelpers.training import batching, sft
-from nbhelpers.training.callbacks import Watch
+from nbhelpers.training import batching, preference_tuning, sft
+from nbhelpers.training.session import Session
+
+
+class RewardTrainer(Session, TRLRewardTrainer):
+    """TRL's, counted and resumed as every training here."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.count(inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
 def padding_token(tokenizer, model=None) -> str:
@@ -74,17 +84,30 @@ def encode(prompt: list[dict], answer: str, tokenizer, ended: bool = True) -> li
 def encode_pairs(pairs: list[dict], tokenizer, max_length: int) -> datasets.Dataset:
     """`chosen_ids` and `rejected_ids` of pairs (`data.preferences`); too long ones are dropped, and the count printed.
 
-    A pair may say `chosen_ended` and `rejected_ended`; an answer counts as ended where it does not.
+    A pair may say `chosen_ended` and `rejected_ended`; an answer counts as ended where it does not. `group`, `kind`
+    and `both_ended` are carried over.
     """
-    rows = [
-        {f"{side}_ids": encode(pair["prompt"], pair[side], tokenizer, pair.get(f"{side}_ended", True))
-         for side in ("chosen", "rejected")}
-        for pair in pairs
-    ]  # fmt: skip
-    kept = [row for row in rows if max(map(len, row.values())) <= max_length]
+    rows = []
+    for pair in pairs:
+        ended = {side: pair.get(f"{side}_ended", True) for side in ("chosen", "rejected")}
+        ids = {f"{side}_ids": encode(pair["prompt"], pair[side], tokenizer, ended[side]) for side in ended}
+        facts = {name: pair.get(name, "") for name in ("group", "kind")}
+        rows.append(ids | facts | {"both_ended": all(ended.values())})
+    kept = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= max_length]
     if len(kept) < len(rows):
         print(f"{len(rows) - len(kept)} of {len(rows)} pairs are longer than max_length={max_length} and left out")
     return datasets.Dataset.from_list(kept)
+
+
+@contextlib.contextmanager
+def errors_only():
+    """Within the block transformers does not warn, as it does of every head that is new."""
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(shown)
 
 
 def load(folder: str | Path, dtype: str, device: str = "cpu"):
@@ -93,7 +116,7 @@ def load(folder: str | Path, dtype: str, device: str = "cpu"):
     Args:
         folder: of a whole causal model, such as the policy that the answers are of.
     """
-    with saving.quiet():
+    with saving.quiet(), errors_only():
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=getattr(torch, dtype))
     torch.nn.init.zeros_(model.score.weight)
     return model.to(device)
@@ -106,8 +129,8 @@ def lora_config(rank: int) -> LoraConfig:
     )
 
 
-def trainer(run, model, tokenizer, rows, rank: int, **overrides) -> RewardTrainer:
-    """TRL's trainer for rows of `encode_pairs`, in batches of like length.
+def trainer(run, model, tokenizer, rows, rank: int, name: str = "reward_model", **overrides) -> RewardTrainer:
+    """A trainer for rows of `encode_pairs`, in batches of like length; `session.train` runs it.
 
     Args:
         overrides: fields of TRL's `RewardConfig`.
@@ -116,22 +139,20 @@ def trainer(run, model, tokenizer, rows, rank: int, **overrides) -> RewardTraine
         AuditError: as `padding_token`.
     """
     seed_everything(run.parameters.seed)
-    tokenizer = copy.deepcopy(tokenizer)  # TRL changes its padding token
-    config = RewardConfig(**sft.trainer_arguments(run, **overrides), pad_token=padding_token(tokenizer, model))
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = padding_token(tokenizer, model)
+    config = RewardConfig(**sft.trainer_arguments(run, **overrides))
+    config.output_dir = f"{config.output_dir}/{name}"
     both = [a + b for a, b in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)]
     size, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
     ordered = batching.length_grouped(
         rows.add_column("input_ids", both), size, config.max_steps * parts, config.seed, parts
     )
     made = RewardTrainer(
-        model, config, train_dataset=ordered.remove_columns("input_ids"), processing_class=tokenizer,
-        peft_config=lora_config(rank), callbacks=[Watch()],
+        model, config, train_dataset=ordered.select_columns(["chosen_ids", "rejected_ids"]),
+        processing_class=tokenizer, peft_config=lora_config(rank),
     )  # fmt: skip
-    made.remove_callback(PrinterCallback)
-    for parameter in made.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return made
+    return preference_tuning.ready(made, {"loss": "Bradley-Terry"})
 
 
 @torch.no_grad()
@@ -154,15 +175,54 @@ def score(model, rows: list[list[int]], batch_size: int = 32, dtype: str | None 
     return [scores[i] for i in range(len(rows))]
 
 
+def score_answers(model, tokenizer, prompts: list[list[dict]], texts: list[str], ended: list[bool]) -> list[float]:
+    """The score of each answer to its prompt; an answer that was not ended is seen without an end."""
+    return score(model, [encode(*row) for row in zip(prompts, texts, [tokenizer] * len(texts), ended, strict=True)])
+
+
 def margins(model, rows, **options) -> list[float]:
     """score(chosen) - score(rejected) of rows of `encode_pairs`."""
     chosen, rejected = (score(model, rows[f"{side}_ids"][:], **options) for side in ("chosen", "rejected"))
     return [a - b for a, b in zip(chosen, rejected, strict=True)]
 
 
-def accuracy(margins: list[float]) -> Metric:
-    """The share of pairs that are put in the right order; a tie counts half, so that a constant model gets 0.5."""
-    return estimate([0.5 if margin == 0 else float(margin > 0) for margin in margins], unit="share")
+def accuracy(margins: list[float], groups: list[str] | None = None) -> Metric:
+    """The share of pairs that are put in the right order; a tie counts half, so that a constant model gets 0.5.
+
+    Args:
+        groups: of which prompt each pair is. Pairs of one prompt are not independent: the share is then the mean of
+            the prompts' own, and the interval is over prompts.
+    """
+    by_group: dict = {}
+    for margin, group in zip(margins, groups or range(len(margins)), strict=True):
+        by_group.setdefault(group, []).append(0.5 if margin == 0 else float(margin > 0))
+    return estimate([sum(right) / len(right) for right in by_group.values()], unit="share")
+
+
+def accuracies(margins: list[float], rows, new_kinds: tuple[str, ...] = ()) -> dict[str, Metric]:
+    """`accuracy` over prompts of rows of `encode_pairs`, by what gives the order away; groups without a pair are none.
+
+    Args:
+        new_kinds: kinds that no training pair had.
+    """
+    facts = list(zip(margins, rows["group"], rows["kind"], rows["both_ended"], strict=True))
+    groups = {
+        "kinds shown": [row for row in facts if row[2] not in new_kinds],
+        "both answers ended": [row for row in facts if row[2] not in new_kinds and row[3]],
+        "kinds never shown": [row for row in facts if row[2] in new_kinds],
+    }
+    return {
+        name: accuracy([row[0] for row in those], [row[1] for row in those]) for name, those in groups.items() if those
+    }
+
+
+def longer_preferred(margins: list[float], rows) -> tuple[float, float]:
+    """Of pairs of unlike length, the share in which the longer answer scores higher, and in which it is the chosen."""
+    sides = zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)
+    lengths = [len(chosen) - len(rejected) for chosen, rejected in sides]
+    unlike = [(margin, length) for margin, length in zip(margins, lengths, strict=True) if length]
+    said = [(margin > 0) == (length > 0) for margin, length in unlike]
+    return sum(said) / max(1, len(unlike)), sum(length > 0 for _, length in unlike) / max(1, len(unlike))
 
 
 def calibration(margins: list[float], bins: int = 5):
