@@ -109,7 +109,7 @@ class PPO:
     def __init__(self, model, tokenizer, config: PPOConfig | None = None, dtype: str | None = None):
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
         self.config = config or PPOConfig()
-        self.kl_coefficient, self.rollouts = self.config.kl_coefficient, 0
+        self.kl_coefficient, self.rollouts, self.offset = self.config.kl_coefficient, 0, None
         self.value_head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1).to(model.device)
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
@@ -181,6 +181,9 @@ class PPO:
     def update(self, rollout: Rollout, scores) -> dict[str, float]:
         """Several optimizer steps on one rollout; returns what to watch.
 
+        A constant added to every score changes nothing: comparisons leave it open, and the mean score of the first
+        rollout is subtracted from all, as Ziegler et al. 2019 do with their reward model.
+
         Args:
             scores: a finite number for each answer.
 
@@ -198,8 +201,9 @@ class PPO:
             )
         scores = torch.tensor(formulas.check_scores(scores, len(rollout.answers)), device=mask.device)
         scores = scores - config.missing_end_penalty * ~torch.tensor(rollout.ended, device=mask.device)
+        self.offset = scores.mean() if self.offset is None else self.offset
         rewards = formulas.token_rewards(
-            scores, rollout.log_probs, rollout.reference_log_probs, mask, self.kl_coefficient
+            scores - self.offset, rollout.log_probs, rollout.reference_log_probs, mask, self.kl_coefficient
         )
         advantages, returns = formulas.gae(rewards, rollout.values, mask, config.gamma, config.gae_lambda)
         advantages = formulas.whiten(advantages, mask)

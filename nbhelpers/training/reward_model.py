@@ -23,7 +23,7 @@ from nbhelpers.core.errors import AuditError, ModelError
 from nbhelpers.core.seeding import seed_everything
 from nbhelpers.core.statistics import Metric, estimate
 from nbhelpers.evaluation import generation
-from nbhelpers.models import encoding, saving, templates
+from nbhelpers.models import encoding, loading, saving, templates
 from nbhelpers.training import batching, preference_tuning, sft
 from nbhelpers.training.session import Session
 
@@ -242,7 +242,11 @@ def calibration(margins: list[float], bins: int = 5):
 def attach(base: str | Path, adapter: Path, dtype: str, device: str = "cpu", tokenizer=None):
     """A reward model loaded back: `trainer(...).model.save_pretrained` wrote the adapter.
 
+    Args:
+        tokenizer: of the policy whose answers it will score.
+
     Raises:
+        AuditError: as `same_tokenizer`.
         ModelError: the adapter holds no head, so that every score would be a random number.
     """
     with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as weights:
@@ -253,6 +257,7 @@ def attach(base: str | Path, adapter: Path, dtype: str, device: str = "cpu", tok
             )
     model = PeftModel.from_pretrained(load(base, dtype, device), adapter)
     if tokenizer is not None:
+        same_tokenizer(tokenizer, loading.load_tokenizer(str(base)))
         number = tokenizer.convert_tokens_to_ids(padding_token(tokenizer, model))
         model.config.get_text_config().pad_token_id = number
     return model

@@ -106,3 +106,11 @@ def test_pairs_follow_the_majority_and_ties_are_counted():
         labels.to_pairs(ITEMS[:2], [label(9)])
     with pytest.raises(DataError, match="None of 0 rows"):
         labels.to_pairs(ITEMS[:2], [])
+
+
+def test_a_rule_labels_by_its_scores():
+    given = labels.by_score(ITEMS[:3], [(1, 0), (0, 1), (1, 1)], "rule")
+    assert [labels.preferred(x) for x in given] == [0, 1, None]
+    rows = labels.table([*given, *(label(i, "ann", 1, "left") for i in range(2))])
+    assert rows.loc["rule", "prefers the second"] == 0.5
+    assert rows.loc["ann"].tolist() == [2, 1.0, 1.0]

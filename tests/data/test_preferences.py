@@ -129,3 +129,12 @@ def test_a_file_is_read_by_its_name(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"Q{i}", "chosen": "a", "rejected": "b"}) + "\n" for i in range(3)))
     assert str(preferences.read(path)) == "3 pairs of 3 prompts"
+
+
+def test_pairs_of_one_prompt_are_held_out_together():
+    rows = [{"prompt": f"Question {i // 3}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(60)]
+    train, held_out = preferences.hold_out(preferences.from_rows(rows).pairs, 0.2, 0)
+    assert len(train) + len(held_out) == 60
+    assert 6 <= len(held_out) <= 18
+    assert not {pair["group"] for pair in train} & {pair["group"] for pair in held_out}
+    assert train[0]["prompt"] == [{"role": "user", "content": train[0]["prompt"][0]["content"]}]

@@ -37,6 +37,7 @@ def test_no_request_and_no_new_kind_is_in_two_splits():
 
 def test_an_answer_counts_where_it_obeys_and_was_ended():
     assert [answer.score for answer in drawn("yes", "Yes", "yes|", " |")] == [1, 0, 0, 0]
+    assert [preference_task.score(None, "Yes", ended) for ended in (True, False)] == [1, 0]
 
 
 def test_pairs_set_right_answers_against_wrong_ones_and_know_which_ended():
@@ -61,10 +62,39 @@ def test_accepted_answers_are_rows_to_train_on():
     assert len({row["id"] for row in rows}) == 3
 
 
-def test_best_of_n_by_the_rule_and_by_a_reward():
-    samples = [drawn("yes", "Yes"), drawn("No", "NO")]
-    assert preference_task.best_of(samples) == 0.5
-    assert preference_task.best_of(samples, [[0.1, 0.9], [1.0, 0.0]]) == 0.0
+def test_best_of_n_is_the_answer_that_a_reward_ranks_first():
+    samples = [drawn("yes", "Yes"), drawn("NO", "no")]
+    assert preference_task.best_of(samples, [[0.1, 0.9], [0.2, 0.3]]) == [0.0, 1.0]
+
+
+def test_shares_say_what_there_is_to_learn_from():
+    shares = preference_task.shares([drawn("yes", "Yes"), drawn("No", "NO"), drawn("so", "so"), drawn("So", "so")])
+    assert shares == {"right": 0.5, "mixed": 0.5, "best of them right": 0.75}
+
+
+def test_splits_grow_with_the_rows_of_a_run_as_far_as_there_are_requests():
+    for rows in (4, 100, 10_000):
+        asked = preference_task.every_split(rows, 0)
+        assert {constraint.kind for _, constraint in asked["train"]} == set(preference_task.KINDS)
+        assert {constraint.kind for _, constraint in asked["test"]} == set(TRAINED + HELD_OUT)
+    assert len(asked["test"]) == 24 * len(TRAINED + HELD_OUT)
+
+
+def test_a_model_that_is_never_right_is_shown_answers_that_the_rule_wrote():
+    asked = preference_task.questions("train", 2, 0)
+    found = preference_task.written_pairs(asked, [drawn("XY|")] * len(asked))
+    kinds = {constraint.kind for _, constraint in asked}
+    assert {pair["kind"] for pair in found} == kinds & set(TRAINED)
+    by_prompt = {prompt[-1]["content"]: constraint for prompt, constraint in asked}
+    assert all(by_prompt[pair["prompt"][-1]["content"]].holds(pair["chosen"]) for pair in found)
+    assert not any(pair["both_ended"] for pair in found)
+
+
+def test_chosen_answers_are_rows_to_train_on_each_once():
+    pairs = preference_task.pairs(ASKED, [drawn("yes", "Yes", "YES"), drawn("no", "no"), drawn("so", "SO|")], most=5)
+    rows = preference_task.chosen_rows(pairs)
+    assert [row["reference"] for row in rows] == ["yes", "so"]
+    assert rows[0]["messages"] == [*ASKED[0][0], {"role": "assistant", "content": "yes"}]
 
 
 def test_samples_come_in_the_order_of_their_questions(smoke):

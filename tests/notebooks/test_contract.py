@@ -103,6 +103,8 @@ def test_has_one_parameters_cell_of_commented_literals(path):
         "output_dir",
         "force",
         "prompts",
+        "labels_file",
+        "labeller_name",
     }
     limited = LIMITS.keys() | own_limits(next(cell.source for cell in cells if cell.id == "start")).keys()
     assert declared.keys() - free_text <= limited, "a parameter without limits"

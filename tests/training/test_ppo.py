@@ -172,6 +172,26 @@ def test_an_answer_that_was_cut_is_penalised_and_one_that_ended_is_not():
     assert training.update(rollout, scores)["score"] == pytest.approx(-3 * cut / len(scores))
 
 
+def test_a_constant_added_to_every_score_changes_nothing():
+    adapters = []
+    for constant in (0.0, 100.0):
+        training = trainer()
+        for _ in range(2):
+            rollout = training.roll_out(PROMPTS * 4)
+            training.update(rollout, [constant + score for score in share_of_low(rollout.answers)])
+        adapters.append(torch.cat([weight.detach().flatten() for weight in training.trained]))
+    assert torch.allclose(*adapters, atol=1e-4)
+
+
+def test_answers_drawn_before_are_taken_as_they_are():
+    training = trainer()
+    first = training.roll_out(PROMPTS * 2)
+    again = training.roll_out(first.prompts, answers=first.answers)
+    assert again.answers == first.answers
+    assert again.texts == first.texts
+    assert torch.allclose(again.log_probs, first.log_probs, atol=1e-5)
+
+
 def test_a_loss_that_is_not_finite_stops():
     training = trainer()
     rollout = training.roll_out(PROMPTS)

@@ -6,7 +6,7 @@ from stand_in import run
 
 from nbhelpers.core.errors import AuditError, ModelError
 from nbhelpers.models import loading
-from nbhelpers.training import reward_model
+from nbhelpers.training import reward_model, session
 
 QUESTIONS = ["Name a colour.", "Say a word.", "What is this?", "Read the file."]
 
@@ -28,7 +28,8 @@ def trained(smoke, tmp_path_factory):
     base = reward_model.load(loading.fetch("smoke"), "float32")
     trainer = reward_model.trainer(run(folder, max_steps=12, per_device_train_batch_size=8), base, smoke[1], rows, 4)
     first = trainer.compute_loss(trainer.model, trainer.data_collator([rows[i] for i in range(4)])).item()
-    trainer.train()
+    done = session.train(trainer)
+    assert done.tokens > 0
     return trainer, rows, first
 
 
@@ -123,3 +124,30 @@ def test_pairs_too_long_are_left_out_and_counted(tokenizer, capsys):
     rows = reward_model.encode_pairs([long, *pairs(3)], tokenizer, 64)
     assert len(rows) == 3
     assert "1 of 4 pairs are longer than max_length=64" in capsys.readouterr().out
+
+
+def test_accuracy_over_prompts_counts_each_prompt_once():
+    found = reward_model.accuracy([1.0, 1.0, 1.0, -1.0], ["a", "a", "a", "b"])
+    assert (found.value, found.n) == (0.5, 2)
+
+
+def test_accuracies_tell_apart_what_gives_the_order_away():
+    rows = {"group": ["a", "b", "c"], "kind": ["old", "old", "new"], "both_ended": [True, False, True]}
+    found = reward_model.accuracies([-1.0, 1.0, 1.0], rows, ("new",))
+    assert {name: (m.value, m.n) for name, m in found.items()} == {
+        "kinds shown": (0.5, 2), "both answers ended": (0.0, 1), "kinds never shown": (1.0, 1),
+    }  # fmt: skip
+    assert "kinds never shown" not in reward_model.accuracies([-1.0, 1.0, 1.0], rows)
+
+
+def test_length_bias_is_that_of_the_scores_beside_that_of_the_pairs():
+    rows = {"chosen_ids": [[1, 2, 3], [1], [1]], "rejected_ids": [[1], [1, 2], [5]]}
+    assert reward_model.longer_preferred([1.0, 1.0, 1.0], rows) == (0.5, 0.5)
+    assert reward_model.longer_preferred([1.0, -1.0, 1.0], rows) == (1.0, 0.5)
+
+
+def test_a_reward_model_of_another_tokenizer_is_refused_when_it_is_loaded(trained, tokenizer, tmp_path):
+    trained[0].model.save_pretrained(tmp_path)
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(AuditError, match="other vocabularies"):
+        reward_model.attach(loading.fetch("smoke"), tmp_path, "float32", tokenizer=tokenizer)
