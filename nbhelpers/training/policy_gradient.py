@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from nbhelpers.core.errors import DataError
+from nbhelpers.core.errors import AuditError, DataError
 
 
 def answer_mask(lengths: list[int]):
@@ -17,12 +17,17 @@ def answer_mask(lengths: list[int]):
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
-def check_scores(scores, answers: int) -> list[float]:
+def check_scores(scores, ended: list[bool]) -> list[float]:
     """What a reward gave, as one finite float for each answer.
 
+    Args:
+        ended: whether the model ended the answer; there are as many answers.
+
     Raises:
+        AuditError: all answers were cut and all scores are equal, so that nothing can be learned.
         DataError: it gave another number of scores, or one that is missing, NaN or infinite.
     """
+    answers = len(ended)
     scores = [math.nan if score is None else float(score) for score in scores]
     if len(scores) != answers:
         raise DataError(f"The reward gave {len(scores)} scores for {answers} answers. It must give one for each.")
@@ -30,6 +35,11 @@ def check_scores(scores, answers: int) -> list[float]:
         raise DataError(
             f"The reward of {len(wrong)} of {answers} answers is no finite number, first that of answer {wrong[0]} "
             "(None counts as missing). Give such an answer the lowest score, or leave its prompt out."
+        )
+    if len(scores) > 1 and not any(ended) and min(scores) == max(scores):
+        raise AuditError(
+            f"All {answers} answers were cut by the limit and all score {scores[0]:g}: there is nothing to learn from "
+            "them. Raise max_new_tokens."
         )
     return scores
 

@@ -188,7 +188,8 @@ class PPO:
             scores: a finite number for each answer.
 
         Raises:
-            AuditError: the answers are not the policy's: the mean KL, which is above 0, is estimated far below.
+            AuditError: the answers are not the policy's: the mean KL, which is above 0, is estimated far below; or as
+                `check_scores`.
             DataError: as `check_scores`.
             DivergedError: a loss is not finite.
         """
@@ -199,7 +200,7 @@ class PPO:
                 "answers were not drawn from the whole distribution of this policy. Sample with top_p 1, top_k 0 and "
                 "the temperature of the config, and update before the policy moves."
             )
-        scores = torch.tensor(formulas.check_scores(scores, len(rollout.answers)), device=mask.device)
+        scores = torch.tensor(formulas.check_scores(scores, rollout.ended), device=mask.device)
         scores = scores - config.missing_end_penalty * ~torch.tensor(rollout.ended, device=mask.device)
         self.offset = scores.mean() if self.offset is None else self.offset
         rewards = formulas.token_rewards(

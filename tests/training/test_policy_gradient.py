@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from nbhelpers.core.errors import DataError
+from nbhelpers.core.errors import AuditError, DataError
 from nbhelpers.training import policy_gradient
 
 
@@ -107,7 +107,14 @@ def test_one_update_on_a_two_armed_bandit_moves_as_the_policy_gradient_says():
 )
 def test_a_reward_that_is_no_score_is_refused(scores, says):
     with pytest.raises(DataError, match=says):
-        policy_gradient.check_scores(scores, 3)
+        policy_gradient.check_scores(scores, [True, True, False])
+
+
+def test_answers_that_were_all_cut_and_score_alike_stop_the_run():
+    with pytest.raises(AuditError, match=r"All 3 answers were cut.*Raise max_new_tokens"):
+        policy_gradient.check_scores([0.5, 0.5, 0.5], [False] * 3)
+    assert policy_gradient.check_scores([0.5, 0.5, 0.4], [False] * 3) == [0.5, 0.5, 0.4]
+    assert policy_gradient.check_scores([0.5, 0.5, 0.5], [False, True, False]) == [0.5] * 3
 
 
 def test_the_advantages_of_a_group_are_those_of_the_papers():
