@@ -84,8 +84,9 @@ def reward_of(method: Method, material: Material, run, tokenizer) -> Callable:
 def learn(run, method: Method, material: Material, with_safety: bool = False) -> dict:
     """Train a policy by one method and measure it on the held-out questions.
 
-    Returns: `seconds`, `dollars` and `peak_memory_bytes` of the training; `course`, a dict for each rollout; `scores`
-    (split and value -> one number a question), `kl` and `forgetting`; `safety` where it is asked for.
+    Returns: `seconds`, `dollars` and `peak_memory_bytes` of the training; `course`, a dict for each rollout or step;
+    `scores` (split and value -> one number a question), of which `proxy` is the reward model's and `brief` the reward
+    with the hole; `kl`, in nats per answer; `forgetting`; `safety` where it is asked for.
     """
     run = run.having(seed=method.seed)
     model, tokenizer = loading.load(str(material.policy), run.dtype, run.hardware.device)
@@ -101,14 +102,15 @@ def learn(run, method: Method, material: Material, with_safety: bool = False) ->
         found |= {"seconds": seconds, "dollars": share * prices.dollars(seconds, price)}
         found |= {"peak_memory_bytes": peak.bytes}
         model = loading.for_inference(model, run.dtype)
-    judge = reward_of(method, material, run, tokenizer)
+    judge = reward_of(Method("SFT"), material, run, tokenizer)
     options = {"max_new_tokens": run.parameters.max_new_tokens, "batch_size": 2 * run.parameters.eval_batch_size}
     scores = {}
     for split in ("validation", "test"):
         measured = policy_scores.measure(model, tokenizer, material.asked[split], **options)
         prompts = [prompt for prompt, _ in material.asked[split]]
-        proxy = judge(prompts, measured.answers, [end == 1 for end in measured.ended])
-        values = {"true": measured.score, "proxy": proxy, "ended": measured.ended, "tokens": measured.tokens}
+        answered = prompts, measured.answers, [end == 1 for end in measured.ended]
+        values = {"true": measured.score, "proxy": judge(*answered), "brief": brief(*answered)}
+        values |= {"ended": measured.ended, "tokens": measured.tokens}
         scores |= {f"{split}.{name}": list(map(float, value)) for name, value in values.items()}
         found["kl"] = measured.kl
     found |= {"scores": scores, "forgetting": forgetting.measure(model, tokenizer, run.parameters.eval_batch_size)}
@@ -209,7 +211,9 @@ def _online(run, method: Method, material: Material, model, tokenizer, lora):
     arguments = sft.trainer_arguments(run, **settings | method.settings)
     for name in ("max_length", "train_sampling_strategy"):
         del arguments[name]
-    rows = datasets.Dataset.from_list([{"prompt": prompt} for prompt, _ in material.asked["train"]])
+    prompts = [{"prompt": prompt} for prompt, _ in material.asked["train"]]
+    wanted = method.answers // group  # with fewer prompts than one rollout takes, TRL trains no step and says nothing
+    rows = datasets.Dataset.from_list(prompts * -(-wanted // len(prompts)))
     kind, config = (GRPOTrainer, GRPOConfig) if method.name == "GRPO" else (RLOOTrainer, RLOOConfig)
     seed_everything(p.seed)
     trainer = kind(
@@ -223,6 +227,12 @@ def _online(run, method: Method, material: Material, model, tokenizer, lora):
         for entry in trainer.state.log_history
         if "reward" in entry
     ]
+
+
+def over_seeds(results: list[dict]) -> dict:
+    """Results of `learn` of one method over several seeds as one: each score with a line a seed, all KLs together."""
+    scores = {key: [one["scores"][key] for one in results] for key in results[0]["scores"]}
+    return results[0] | {"scores": scores, "kl": [kl for one in results for kl in one["kl"]]}
 
 
 def learn_reward(run, pairs: list[dict], held_out: list[dict], asked: list, drawn: list, policy: Path) -> dict:
