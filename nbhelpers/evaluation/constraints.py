@@ -96,7 +96,7 @@ def constrained(row: dict, kind: str, seed: int, where: str = "behind") -> tuple
 def requests() -> list[dict]:
     """Ordinary requests with a short reply (`data/instructions.json`), as rows `{id, task, messages, reference}`.
 
-    They are only asked, never trained on; the reply is what a constraint takes its measure from.
+    Notebook 05 alone trains on answers to some of them; the reply is what a constraint takes its measure from.
     """
     content = json.loads((repository_root() / "data" / "instructions.json").read_text(encoding="utf-8"))
     return [

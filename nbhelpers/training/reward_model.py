@@ -84,16 +84,23 @@ def encode(prompt: list[dict], answer: str, tokenizer, ended: bool = True) -> li
 def encode_pairs(pairs: list[dict], tokenizer, max_length: int) -> datasets.Dataset:
     """`chosen_ids` and `rejected_ids` of pairs (`data.preferences`); too long ones are dropped, and the count printed.
 
+    Pairs in which the end of the prompt and the beginning of an answer make one token are counted and printed: such an
+    answer was not written behind these very tokens.
+
     A pair may say `chosen_ended` and `rejected_ended`; an answer counts as ended where it does not. `group`, `kind`
     and `both_ended` are carried over.
     """
-    rows = []
+    rows, merged = [], 0
     for pair in pairs:
+        prompt = tokenizer(templates.render(pair["prompt"], tokenizer, True), add_special_tokens=False)["input_ids"]
         ended = {side: pair.get(f"{side}_ended", True) for side in ("chosen", "rejected")}
         ids = {f"{side}_ids": encode(pair["prompt"], pair[side], tokenizer, ended[side]) for side in ended}
+        merged += any(row[: len(prompt)] != prompt for row in ids.values())
         facts = {name: pair.get(name, "") for name in ("group", "kind")}
         rows.append(ids | facts | {"both_ended": all(ended.values())})
     kept = [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= max_length]
+    if merged:
+        print(f"{merged} of {len(rows)} pairs: the end of the prompt and the beginning of an answer make one token")
     if len(kept) < len(rows):
         print(f"{len(rows) - len(kept)} of {len(rows)} pairs are longer than max_length={max_length} and left out")
     return datasets.Dataset.from_list(kept)

@@ -151,3 +151,11 @@ def test_a_reward_model_of_another_tokenizer_is_refused_when_it_is_loaded(traine
     tokenizer.add_tokens(["<new>"])
     with pytest.raises(AuditError, match="other vocabularies"):
         reward_model.attach(loading.fetch("smoke"), tmp_path, "float32", tokenizer=tokenizer)
+
+
+def test_pairs_whose_prompt_and_answer_make_one_token_are_counted(tokenizer, capsys):
+    tokenizer.chat_template = "{% for turn in messages %}{{ turn.content }}{% endfor %}"  # nothing stands between
+    turns = [{"role": "user", "content": "Read the li"}]
+    one = {"prompt": turns, "chosen": "st of values", "rejected": "st"}
+    reward_model.encode_pairs([one, {"prompt": turns, "chosen": " no", "rejected": " list"}], tokenizer, 64)
+    assert "1 of 2 pairs: the end of the prompt" in capsys.readouterr().out
