@@ -11,7 +11,8 @@ from nbhelpers.core.storage import read_json
 from nbhelpers.notebook.reference import reference_seconds
 
 SLOWER = 2.0  # how many times the reference's wall time a notebook may take: CPUs differ
-UNKNOWN_SECONDS = 720.0  # of a notebook without a reference: the longest that one may take under `cpu`
+LONGEST_SECONDS = 1440.0  # that a notebook may take under `cpu` on a CPU without bfloat16 units; slower ones are slow
+UNKNOWN_SECONDS = 720.0  # of a notebook without a reference: the longest with such units
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def stale_notebooks(notebooks: Sequence[Path], reference_folder: Path, turn: int
     for path in notebooks:
         changed = fingerprint.changes(read_json(reference_folder / path.stem / "code.json"), path)
         known = reference_seconds(path.stem, "cpu", reference_folder)
-        found = Stale(path, changed, UNKNOWN_SECONDS if known is None else SLOWER * known)
+        found = Stale(path, changed, UNKNOWN_SECONDS if known is None else min(SLOWER * known, LONGEST_SECONDS))
         if changed:
             (own if "notebook" in changed else others).append(found)
     return _rotated(own, turn) + _rotated(others, turn)

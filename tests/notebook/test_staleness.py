@@ -123,3 +123,10 @@ def test_the_turn_is_the_number_of_commits_and_in_a_shallow_clone_its_hash(tmp_p
     assert staleness.commit_turn(tmp_path / "whole") == 3
     git("clone", "--depth", "1", (tmp_path / "whole").as_uri(), "shallow", folder=tmp_path)
     assert staleness.commit_turn(tmp_path / "shallow") == int(git("rev-parse", "HEAD"), 16)
+
+
+def test_a_reference_of_a_slow_machine_leaves_no_notebook_out_for_ever(folder):
+    change_module(folder, "02_a")
+    storage.write_json(folder / "outputs/reference/02_a/metrics.json", {"measured": {"notebook_seconds": 3_000.0}})
+    (found,) = stale(folder)
+    assert found.seconds == staleness.LONGEST_SECONDS < 40 * 60
