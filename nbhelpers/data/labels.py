@@ -73,12 +73,13 @@ def append(path: str | Path, label: dict) -> bool:
 
 
 def by_score(items: list[dict], scores: list[tuple[float, float]], labeller: str) -> list[dict]:
-    """The labels of a rule: of each item the answer with the higher score, equal ones a tie."""
-    choices = ["left" if first > second else "right" if second > first else "tie" for first, second in scores]
-    return [
-        {"item": item["id"], "labeller": labeller, "left": 0, "choice": choice}
-        for item, choice in zip(items, choices, strict=True)
-    ]
+    """The labels of a rule: of each item the answer with the higher score, equal ones a tie; sides are drawn."""
+    made = []
+    for item, (first, second) in zip(items, scores, strict=True):
+        left = shown_left(item, labeller, 0)
+        choice = "tie" if first == second else "left" if (first > second) == (left == 0) else "right"
+        made.append({"item": item["id"], "labeller": labeller, "left": left, "choice": choice})
+    return made
 
 
 def left_rate(labels: list[dict]) -> Metric | None:

@@ -110,6 +110,7 @@ class PPO:
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
         self.config = config or PPOConfig()
         self.kl_coefficient, self.rollouts, self.offset = self.config.kl_coefficient, 0, None
+        self.tokens = 0  # real ones that updates have read, prompts included
         self.value_head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1).to(model.device)
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
@@ -224,10 +225,11 @@ class PPO:
     def _step(self, rollout: Rollout, rows, advantages, returns) -> dict[str, float]:
         """One optimizer step on some rows of a rollout."""
         config = self.config
-        answers = [rollout.answers[i] for i in rows]
+        prompts, answers = ([parts[i] for i in rows] for parts in (rollout.prompts, rollout.answers))
+        self.tokens += sum(map(len, prompts)) + sum(map(len, answers))
         width = max(map(len, answers))
         mask, old, old_values = (x[rows, :width] for x in (rollout.mask, rollout.log_probs, rollout.values))
-        log_probs, values = self.evaluate([rollout.prompts[i] for i in rows], answers)
+        log_probs, values = self.evaluate(prompts, answers)
         of_policy, clipped = formulas.policy_loss(log_probs, old, advantages[rows, :width], mask, config.clip_range)
         of_values = formulas.value_loss(values, old_values, returns[rows, :width], mask, config.value_clip_range)
         loss = of_policy + config.value_coefficient * of_values

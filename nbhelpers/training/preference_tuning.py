@@ -15,13 +15,21 @@ from trl import DPOTrainer as TRLDPOTrainer
 from nbhelpers.core.errors import AuditError, DataError
 from nbhelpers.core.seeding import seed_everything
 from nbhelpers.data import preferences
-from nbhelpers.models import encoding, templates
+from nbhelpers.models import encoding, fast_paths, templates
 from nbhelpers.training import batching, checkpoints, sft
 from nbhelpers.training.callbacks import Watch
 from nbhelpers.training.session import Session
 
 
-class DPOTrainer(Session, TRLDPOTrainer):
+class LeanSession(Session):
+    """A `Session` whose steps make no needless copies, as SFT's do; loss and gradients are the same to rounding."""
+
+    def train(self, *args, **kwargs):
+        with fast_paths.in_place_lora(self.model), fast_paths.float32_attention(self.model.device.type):
+            return super().train(*args, **kwargs)
+
+
+class DPOTrainer(LeanSession, TRLDPOTrainer):
     """TRL's, counted and resumed as every training here, without projecting tokens that no loss reads."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -25,10 +25,9 @@ from nbhelpers.core.statistics import Metric, estimate
 from nbhelpers.evaluation import generation
 from nbhelpers.models import encoding, loading, saving, templates
 from nbhelpers.training import batching, preference_tuning, sft
-from nbhelpers.training.session import Session
 
 
-class RewardTrainer(Session, TRLRewardTrainer):
+class RewardTrainer(preference_tuning.LeanSession, TRLRewardTrainer):
     """TRL's, counted and resumed as every training here."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -111,6 +111,9 @@ def test_pairs_follow_the_majority_and_ties_are_counted():
 def test_a_rule_labels_by_its_scores():
     given = labels.by_score(ITEMS[:3], [(1, 0), (0, 1), (1, 1)], "rule")
     assert [labels.preferred(x) for x in given] == [0, 1, None]
+    many = labels.by_score(ITEMS, [(1, 0)] * len(ITEMS), "rule")
+    assert {labels.preferred(x) for x in many} == {0}
+    assert 0.35 < labels.left_rate(many).value < 0.65
     rows = labels.table([*given, *(label(i, "ann", 1, "left") for i in range(2))])
     assert rows.loc["rule", "prefers the second"] == 0.5
     assert rows.loc["ann"].tolist() == [2, 1.0, 1.0]
