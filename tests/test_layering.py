@@ -14,7 +14,7 @@ import pytest
 from nbhelpers.core.fingerprint import imported_names, module_files
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("core", "data", "models", "cost", "evaluation", "training", "studies", "notebook")  # top to bottom
+ROOMS = ("core", "data", "models", "cost", "evaluation", "training", "serving", "studies", "notebook")  # top to bottom
 FILES = module_files()
 SOURCES = {name: file.read_text(encoding="utf-8") for name, file in FILES.items()}
 MODULES = [name for name in SOURCES if name not in ("__init__", "__main__", *ROOMS)]

@@ -3,5 +3,6 @@
 - `comparison`: variants side by side, with intervals over rows and seeds
 - `jobs`: many jobs, each in a process of its own, each result kept
 - `memory_stages`: where the memory of one training step goes
+- `preference_methods`: methods of learning from preferences, from one policy
 - `variant`: one variant: trained, measured, scored and timed
 """

@@ -33,9 +33,6 @@ from nbhelpers.training import (
     sft,
 )
 
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-
-
 @dataclass(frozen=True)
 class Material:
     """What every method is given.
@@ -159,6 +156,7 @@ def _unpaired(run, method: Method, pairs: list[dict], model, tokenizer, lora):
         return KTOTrainer(
             model, args=KTOConfig(**arguments), train_dataset=rows, processing_class=tokenizer, peft_config=lora
         )
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its warning that it may change
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     rows = [  # as text: of turns ORPO's trainer adds a second end behind the template's

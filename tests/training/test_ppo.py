@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_stops():
     rollout = training.roll_out(PROMPTS)
     rollout.log_probs[0, 0] = math.nan
     with pytest.raises(DivergedError, match=r"learning_rate=0\.01"):
-        training.update(rollout, [0.0] * 4)
+        training.update(rollout, [0.0, 1.0] * 2)
 
 
 def test_answers_of_another_distribution_are_refused():

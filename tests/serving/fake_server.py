@@ -1,0 +1,25 @@
+"""A server that does as it is told: python fake_server.py PORT healthy|deaf|dies"""
+
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+port, manner = int(sys.argv[1]), sys.argv[2]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if manner == "healthy" else 503)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+if manner == "dies":
+    print("no chat template in this folder", flush=True)
+    sys.exit(3)
+print("loading", flush=True)
+server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+time.sleep(0.2)
+server.serve_forever()
