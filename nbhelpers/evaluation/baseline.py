@@ -39,6 +39,10 @@ class Baseline:
         p = run.parameters
         facts = {name: run.manifest["versions"].get(name) for name in ("torch", "transformers")}
         facts |= {"model_hash": loading.model_hash(p.model_id), "dtype": run.dtype, "device": run.hardware.device}
+        settings = sorted(x for x in loading.fetch(p.model_id).iterdir() if x.suffix in (".json", ".jinja", ".txt"))
+        facts |= {
+            "settings": _digest([(file.name, sha256_of(file)) for file in settings])
+        }  # end tokens, rotations, ...
         self._facts = facts | {"code": fingerprint.module_hashes(ASKED_BY)}
         self._begun: set = set()  # files that this run has written with resume="never"
 
@@ -98,7 +102,9 @@ class Baseline:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             anew = self.run.parameters.resume == "never" and path not in self._begun
-            content = (None if anew else read_json(path)) or {"schema": 1, "facts": facts, "answers": {}}
+            content = None if anew else read_json(path)
+            if not isinstance(content, dict) or not isinstance(content.get("answers"), dict):  # none yet, or damaged
+                content = {"schema": 1, "facts": facts, "answers": {}}
             kept = content["answers"]
             missing = list({key: i for i, key in enumerate(keys) if key not in kept}.values())
             if missing:

@@ -33,6 +33,7 @@ from nbhelpers.training import (
     sft,
 )
 
+
 @dataclass(frozen=True)
 class Material:
     """What every method is given.

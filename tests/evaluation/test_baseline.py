@@ -1,6 +1,7 @@
 """The untuned model is asked once: what was answered before is read, and whatever differs is asked anew."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import datasets
@@ -8,6 +9,7 @@ import pytest
 
 from nbhelpers.evaluation import baseline, constraints, forgetting, generation, scoring
 from nbhelpers.evaluation.baseline import Baseline
+from nbhelpers.models import loading
 
 OPTIONS = {"max_new_tokens": 6, "batch_size": 4}
 
@@ -118,3 +120,26 @@ def test_one_prompt_asked_twice_is_one_question_and_never_resumed_runs_keep_thei
     assert asked == [["Say yes."]]
     (path,) = (tmp_path / "baseline").glob("*.json")
     assert len(json.loads(path.read_text())["answers"]) == 1
+
+
+def test_other_settings_of_the_same_weights_are_asked_anew(tmp_path, rows, smoke, asked, monkeypatch):
+    few, folder = rows.select([0]), tmp_path / "model"
+    shutil.copytree(loading.fetch("smoke"), folder)
+    its_run = run(tmp_path, model_id=str(folder))
+    for _ in range(2):
+        Baseline(its_run, smoke[1]).evaluate("untuned", few)
+    assert len(asked) == 1
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(config | {"repetition_penalty": 1.3}))
+    Baseline(its_run, smoke[1]).evaluate("untuned", few)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("damaged", ["[1]", "{}", '{"answers": null}', "not json"])
+def test_a_damaged_file_is_computed_anew(tmp_path, rows, smoke, asked, damaged):
+    few = rows.select([0])
+    Baseline(run(tmp_path), smoke[1]).evaluate("untuned", few)
+    (path,) = (tmp_path / "baseline").glob("*.json")
+    path.write_text(damaged)
+    Baseline(run(tmp_path), smoke[1]).evaluate("untuned", few)
+    assert len(asked) == 2
