@@ -108,7 +108,7 @@ def changes(made_by: dict | None, path: str | Path) -> list[str]:
     A module that was moved or renamed is the same module: it is known by its hash.
     """
     now = of_notebook(path)
-    if made_by is None:
+    if not isinstance(made_by, dict) or not {"notebook", "modules"} <= made_by.keys():  # none, or damaged
         return ["notebook"]
     own = ["notebook"] if now["notebook"] != made_by["notebook"] else []
     before = set(made_by["modules"].values())

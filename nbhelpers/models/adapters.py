@@ -77,7 +77,7 @@ def count(shape: Shape, config) -> int:
     if kind == "P_TUNING":
         e = config.encoder_hidden_size or h
         return config.num_virtual_tokens * h + (h * e + e) + (e * e + e) + (e * h + h)
-    raise ModelError(f"There is no formula for what {kind} trains: count it with models.count_parameters.")
+    raise ModelError(f"There is no formula for what {kind} trains: count it with loading.count_parameters.")
 
 
 def kept_width(shape: Shape, config) -> int:

@@ -9,7 +9,7 @@ from nbhelpers.models.encoding import IGNORE
 _FAULTS = {  # what can be wrong with a tokenised row: what it does, and the remedy
     "shifted": "have labels that are other tokens than their inputs: the loss shifts them itself, do not shift before.",
     "masked": "have no label, or none on the words of an answer: they teach nothing. The answer was cut off or the "
-    "mask covers it; raise max_length, or look at the row with chat.show.",
+    "mask covers it; raise max_length, or look at the row with token_view.show.",
     "endless": "do not train the end of an answer (stop tokens: {stops}): the tuned model would not know when to stop. "
     "The answer was cut off, or a mask covers its end, as a collator's does that masks padding where padding is the "
     "end token; or the template ends a turn with another token: set tokenizer.eos_token to that one.",

@@ -24,7 +24,7 @@ def render(messages: list[dict], tokenizer, add_generation_prompt: bool = False)
         raise ModelError(
             f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so nobody knows how it "
             "writes a conversation. Take the instruction-tuned variant of the model, set tokenizer.chat_template to "
-            "the template that it will be served with, or take over that of another model: models.adopt_template."
+            "the template that it will be served with, or take over that of another model: loading.adopt_template."
         )
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)

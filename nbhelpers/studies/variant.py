@@ -1,6 +1,6 @@
 """One variant of a study: trained, measured, scored and timed, as figures that JSON can hold.
 
-`tune` is meant to be run in a process of its own (`study.compute`), so that its peak is that of the variant alone.
+`tune` is meant to be run in a process of its own (`jobs.compute`), so that its peak is that of the variant alone.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ class Variant:
 
     config: what is trained: a PEFT configuration, one with an `add_to(model)` of its own, or None for every weight.
     learning_rates: those to try; the one with the lowest loss on rows kept apart is scored. Empty: nothing is trained.
-    quantization: of the frozen weights, as keyword arguments of `models.four_bit`; None: as they are.
-    settings: overrides of `training.sft_config`.
+    quantization: of the frozen weights, as keyword arguments of `loading.four_bit`; None: as they are.
+    settings: overrides of `sft.sft_config`.
     prepare: called with the trainer before it begins, a `partial` of a function that a module defines.
     changes_training: whether `prepare` changes what is trained, so that a checkpoint without it is of another training.
     held_numbers: float32 numbers that `prepare` keeps beside each trained one.
@@ -47,7 +47,7 @@ class Variant:
 
     @property
     def method(self) -> str:
-        """As `memory.predict` and `cost.training_flops` call it: `full`, `lora` (any adapter) or `qlora`."""
+        """As `memory.predict` and `training_time.training_flops` call it: `full`, `lora` (any adapter) or `qlora`."""
         return "full" if self.config is None else "lora" if self.quantization is None else "qlora"
 
 
@@ -67,7 +67,7 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
     model, tokenizer = load(run, variant)
     config = variant.config
     if hasattr(config, "add_to"):
-        seed_everything(run.parameters.seed)  # as `training.sft_trainer` does before it adds PEFT's
+        seed_everything(run.parameters.seed)  # as `sft.sft_trainer` does before it adds PEFT's
         config.add_to(model)
         config = None
     settings = variant.settings | {"learning_rate": learning_rate}
@@ -117,7 +117,7 @@ def tune(
     `left_out` with the reason where it would not fit in memory, or was to be scored and broke.
 
     Raises:
-        NotebookError: as `training.train`.
+        NotebookError: as `sft.train`.
     """
     expected = _expected(run, variant, rows) if variant.learning_rates else None
     found: dict = {"validation_loss": {}}
@@ -128,7 +128,7 @@ def tune(
             return {"left_out": str(error)}
         found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}
     cores = run.hardware.cores
-    share = min(1.0, int(os.environ.get(hardware.CORES, cores)) / cores)  # of what is paid for, see `study.call`
+    share = min(1.0, int(os.environ.get(hardware.CORES, cores)) / cores)  # of what is paid for, see `process.call`
     best, model, made = math.inf, None, None
     for rate in variant.learning_rates:
         memory_usage.free()

@@ -129,11 +129,11 @@ def sft_trainer(
     Args:
         eval_dataset: held-out rows, encoded alike, for `keep_best`.
         name: of the variant, where a run has several: its checkpoints have a folder of that name.
-        stop: rules of `diagnosis` at which training ends; what they find is printed in any case.
+        stop: rules of `monitoring` at which training ends; what they find is printed in any case.
         overrides: of `sft_config`.
 
     Raises:
-        AuditError: as `chat.audit`.
+        AuditError: as `audits.audit`.
     """
     audits.audit(train_dataset, tokenizer, model)
     seed_everything(run.parameters.seed)  # an adapter begins with random numbers, whatever ran before
