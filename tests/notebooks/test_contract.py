@@ -13,7 +13,8 @@ ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
-COMMON = {"profile", "model_id", "dataset", "seed", "run_id", "output_dir", "resume", "force", "report_to"}
+COMMON = {"profile", "model_id", "dataset", "seed", "run_id", "output_dir"}
+TRAINING = {"resume", "force", "report_to"}  # of notebooks that train
 NUMBERED = {
     "title",
     "learn",
@@ -88,7 +89,8 @@ def test_has_one_parameters_cell_of_commented_literals(path):
     assert len(tagged) == 1
     declared = declared_parameters(tagged[0].source)
     assert declared, "annotated literals only"
-    least = COMMON if path in NOTEBOOKS else COMMON | {"study"} if path in STUDIES else {"profile", "run_id"}
+    trains = TRAINING if path.stem != "01_data_preparation" else set()
+    least = {"profile", "run_id"} if path in SOLUTIONS else COMMON | trains | ({"study"} if path in STUDIES else set())
     assert declared.keys() >= least
     for line in tagged[0].source.splitlines():
         assert re.search(r"  # \w", line), f"no unit, range or meaning: {line}"
