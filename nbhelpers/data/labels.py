@@ -33,6 +33,12 @@ def preferred(label: dict) -> int | None:
     return None if label["choice"] == "tie" else label["left"] ^ (label["choice"] == "right")
 
 
+def of_items(labels: list[dict], items: list[dict]) -> list[dict]:
+    """The labels of these items alone: a file may hold those of an earlier run too."""
+    known = {item["id"] for item in items}
+    return [label for label in labels if label["item"] in known]
+
+
 def read(path: str | Path) -> list[dict]:
     """The labels of a file, checked; an empty list where there is none yet.
 

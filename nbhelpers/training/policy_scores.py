@@ -1,5 +1,7 @@
 """What a policy does on questions that a program can check: true score, reward model's score, length, and KL."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import datasets
@@ -93,13 +95,16 @@ def win_rate(tuned: PolicyScores, before: PolicyScores) -> Metric:
 def different_answers(asked: list, before: PolicyScores, after: PolicyScores, most: int = 40):
     """`(items, scores)` of the first questions that two policies answer in other words, for `data.labels`.
 
-    The answer of `before` is the first of an item; `scores` has the true scores of both.
+    The answer of `before` is the first of an item; `scores` has the true scores of both. The id of an item stands for
+    its answers, so that labels of other policies' answers to the same question are not taken for these.
     """
     both = zip(before.answers, after.answers, strict=True)
     numbers = [i for i, (first, second) in enumerate(both) if first.split() != second.split()][:most]
-    items = [
-        {"id": f"test-{i}", "prompt": asked[i][0], "answers": [before.answers[i], after.answers[i]]} for i in numbers
-    ]
+    items = []
+    for i in numbers:
+        answers = [before.answers[i], after.answers[i]]
+        digest = hashlib.sha256(json.dumps(answers).encode()).hexdigest()[:8]
+        items.append({"id": f"test-{i}-{digest}", "prompt": asked[i][0], "answers": answers})
     return items, [(before.score[i], after.score[i]) for i in numbers]
 
 

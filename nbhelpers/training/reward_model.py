@@ -19,7 +19,7 @@ from transformers.utils import logging
 from trl import RewardConfig
 from trl import RewardTrainer as TRLRewardTrainer
 
-from nbhelpers.core.errors import AuditError, ModelError
+from nbhelpers.core.errors import AuditError, DataError, ModelError
 from nbhelpers.core.seeding import seed_everything
 from nbhelpers.core.statistics import Metric, estimate
 from nbhelpers.evaluation import generation
@@ -102,6 +102,8 @@ def encode_pairs(pairs: list[dict], tokenizer, max_length: int) -> datasets.Data
         print(f"{merged} of {len(rows)} pairs: the end of the prompt and the beginning of an answer make one token")
     if len(kept) < len(rows):
         print(f"{len(rows) - len(kept)} of {len(rows)} pairs are longer than max_length={max_length} and left out")
+    if not kept:
+        raise DataError(f"None of {len(rows)} pairs is as short as max_length={max_length} tokens. Raise it.")
     return datasets.Dataset.from_list(kept)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from nbhelpers.data import labels
 from nbhelpers.evaluation import preference_task
 from nbhelpers.training import policy_scores, ppo
 from nbhelpers.training.policy_scores import PolicyScores
@@ -67,7 +68,11 @@ def test_only_answers_in_other_words_are_compared():
     object.__setattr__(after, "answers", ["answer 0 ", "other", "more"])
     asked = [([{"role": "user", "content": str(i)}], None) for i in range(3)]
     items, true = policy_scores.different_answers(asked, before, after)
-    assert [item["id"] for item in items] == ["test-1", "test-2"]
+    assert [item["id"].rsplit("-", 1)[0] for item in items] == ["test-1", "test-2"]
+    object.__setattr__(after, "answers", ["answer 0 ", "another", "more"])
+    others, _ = policy_scores.different_answers(asked, before, after)
+    assert [a["id"] == b["id"] for a, b in zip(items, others, strict=True)] == [False, True]
+    assert labels.of_items([{"item": items[0]["id"]}], others) == []
     assert items[0]["answers"] == ["answer 1", "other"]
     assert true == [(1.0, 0.0), (1.0, 1.0)]
     assert len(policy_scores.different_answers(asked, before, after, most=1)[0]) == 1

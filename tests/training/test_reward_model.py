@@ -4,7 +4,7 @@ import pytest
 import torch
 from stand_in import run
 
-from nbhelpers.core.errors import AuditError, ModelError
+from nbhelpers.core.errors import AuditError, DataError, ModelError
 from nbhelpers.models import loading
 from nbhelpers.training import reward_model, session
 
@@ -124,6 +124,8 @@ def test_pairs_too_long_are_left_out_and_counted(tokenizer, capsys):
     rows = reward_model.encode_pairs([long, *pairs(3)], tokenizer, 64)
     assert len(rows) == 3
     assert "1 of 4 pairs are longer than max_length=64" in capsys.readouterr().out
+    with pytest.raises(DataError, match="None of 1 pairs is as short as max_length=64"):
+        reward_model.encode_pairs([long], tokenizer, 64)
 
 
 def test_accuracy_over_prompts_counts_each_prompt_once():
