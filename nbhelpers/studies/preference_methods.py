@@ -51,7 +51,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Method:
-    """A method with its settings, and the reward that it is told of, `model` or `brief`.
+    """A method with its settings, and the reward that it is told of: `model`, `rule` or `brief`.
 
     name: SFT (nothing is trained), rejection, DPO, KTO, ORPO, PPO, RLOO or GRPO.
     settings: of `PPOConfig` for PPO, of `dpo_trainer` for DPO, of TRL's configuration for the others.
@@ -71,10 +71,18 @@ def brief(prompts, texts: list[str], ended: list[bool]) -> list[float]:
     return [float(end) - len(text) / 200 for text, end in zip(texts, ended, strict=True)]
 
 
+def by_rule(constraints: dict, prompts, texts: list[str], ended: list[bool]) -> list[float]:
+    """The true score itself, as a reward: what a task offers whose answers a program can check."""
+    answers = zip(prompts, texts, ended, strict=True)
+    return [preference_task.score(constraints[prompt[-1]["content"]], text, end) for prompt, text, end in answers]
+
+
 def reward_of(method: Method, material: Material, run, tokenizer) -> Callable:
     """`reward(prompts, texts, ended)`: a score for each answer, as the method is told of it."""
     if method.reward == "brief":
         return brief
+    if method.reward == "rule":
+        return partial(by_rule, {prompt[-1]["content"]: constraint for prompt, constraint in material.asked["train"]})
     judge = reward_model.attach(material.policy, material.reward, run.dtype, run.hardware.device, tokenizer)
     return partial(reward_model.score_answers, loading.for_inference(judge, run.dtype), tokenizer)
 

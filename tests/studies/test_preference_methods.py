@@ -56,6 +56,16 @@ def test_each_method_trains_and_is_measured(name, smoke_run, material):
         assert max(map(abs, found["kl"])) > 0
 
 
+def test_the_rule_as_reward_is_the_true_score(smoke_run, material):
+    asked = material.asked["train"]
+    reward = preference_methods.reward_of(Method("RLOO", reward="rule"), material, smoke_run, None)
+    given = reward([prompt for prompt, _ in asked], ["NO."] * len(asked), [True] * len(asked))
+    assert given == [float(constraint.holds("NO.")) for _, constraint in asked]
+    assert 0 < sum(given) < len(given)
+    found = preference_methods.learn(smoke_run, Method("RLOO", reward="rule", rollouts=1, answers=24), material)
+    assert found["course"]
+
+
 def test_a_reward_model_is_measured_by_pairs_and_by_what_it_picks(smoke_run, material):
     asked, pairs = material.asked["train"], material.pairs
     found = preference_methods.learn_reward(smoke_run, pairs[:8], pairs[8:], asked, material.drawn, material.policy)
