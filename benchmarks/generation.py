@@ -1,13 +1,13 @@
-"""How fast are answers for an evaluation: one by one, in batches as they come, and as `evaluation.generate` does it?
+"""How fast are answers for an evaluation: one by one, in batches as they come, and as `generation.generate` does it?
 
 SmolLM2-135M-Instruct answers held-out `pydocs` questions greedily, at most 48 tokens each, as the notebooks ask, with
 the KV cache and a stop at the end token everywhere. Tokens a second count what was written up to the end of each
 answer. Texts are compared with those of one by one: in float32 they must be the same to the letter. All ways run in one
-process, whose C library keeps the pages of freed tensors (`memory.keep_pages`); that helps one by one as well.
+process, whose C library keeps the pages of freed tensors (`memory_usage.keep_pages`); that helps one by one as well.
 
 - one by one: `model.generate` on each prompt.
 - batches: of 50 prompts in the order they come, padded on the left.
-- nbhelpers: `evaluation.generate`: what all prompts begin with is computed once, rows that have stopped are left out.
+- nbhelpers: `generation.generate`: what all prompts begin with is computed once, rows that have stopped are left out.
 """
 
 import time

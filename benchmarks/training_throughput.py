@@ -10,7 +10,7 @@ batches, grouped by length, the longest of twelve is among them), over what it h
 - TRL: SFTTrainer with its defaults (activation checkpointing, dynamic padding, random order); packed: best-fit
   decreasing into rows of 512; fast: the same without checkpointing.
 - bare: a loop in plain torch over TRL's packed batches: no checkpointing, adapters in float32, logits of every token.
-- nbhelpers: `training.sft_trainer` with the defaults of the `cpu` profile; lean: with activation checkpointing, which
+- nbhelpers: `sft.sft_trainer` with the defaults of the `cpu` profile; lean: with activation checkpointing, which
   is what to hold against TRL's own peak.
 """
 
@@ -68,7 +68,7 @@ def lora() -> LoraConfig:
 
 
 def settings(steps: int, checkpointing: bool, dtype: str, folder: str) -> SimpleNamespace:
-    """A run, as far as `training.sft_trainer` looks at it."""
+    """A run, as far as `sft.sft_trainer` looks at it."""
     parameters = SimpleNamespace(
         max_steps=steps, per_device_train_batch_size=8, gradient_accumulation_steps=1, learning_rate=1e-4, seed=0,
         gradient_checkpointing=checkpointing, report_to="none",

@@ -24,6 +24,8 @@ def imports(name: str, source: str) -> set[str]:
     """The modules of the package that a module's source imports, wherever in it; a name of none is an error."""
     found = imported_names(source, name)
     modules = {x for x in found if x in SOURCES and x not in ROOMS}
+    whole = {x for x in found if x in ROOMS and not any(y.startswith(f"{x}.") for y in found)}
+    assert not whole, f"{name} imports the room {', '.join(whole)}: name the module"
     parents = {module.rpartition(".")[0] for module in found}
     unknown = {x for x in found if x not in SOURCES and x.rpartition(".")[0] not in modules and x not in parents}
     assert not unknown, f"{name} imports {', '.join(sorted(unknown))}, which is not there"
@@ -60,6 +62,19 @@ def test_an_unknown_name_is_refused():
         imports("data.splits", "from nbhelpers import nothing")
 
 
+@pytest.mark.parametrize("statement", ["from nbhelpers import notebook", "import nbhelpers.notebook"])
+def test_a_room_is_not_imported_as_a_whole(statement):
+    with pytest.raises(AssertionError, match="imports the room notebook"):
+        imports("data.splits", statement)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_import_is_hidden_in_a_string(module):
+    calls = [x.func for x in ast.walk(ast.parse(SOURCES[module])) if isinstance(x, ast.Call)]
+    called = {getattr(f, "attr", getattr(f, "id", None)) for f in calls}
+    assert not called & {"import_module", "__import__"}
+
+
 def test_every_module_has_a_room():
     assert {name.split(".")[0] for name in MODULES} <= set(ROOMS)
     assert all(name.count(".") == 1 for name in MODULES)
@@ -83,7 +98,7 @@ def test_a_module_is_small_and_keeps_its_private_names(module):
     assert "TODO" not in documented
     others = {}
     for node in ast.walk(ast.parse(SOURCES[module])):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbhelpers"):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("nbhelpers")):
             others |= {alias.asname or alias.name: alias.name for alias in node.names}
     assert not [name for name in others.values() if name.startswith("_")]
     for node in ast.walk(ast.parse(SOURCES[module])):

@@ -94,6 +94,38 @@ def test_a_name_that_is_not_there_is_found(source):
     assert len(unresolved(source)) == 1
 
 
+def mentioned(tree: ast.Module) -> set[str]:
+    """All names that a module defines, stores or reads, at any depth."""
+    kinds = {ast.FunctionDef: "name", ast.ClassDef: "name", ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg"}
+    return {getattr(x, kinds[type(x)]) for x in ast.walk(tree) if type(x) in kinds}
+
+
+def wrong_references(text: str) -> list[str]:
+    """The `module.name` in backticks, in prose, that are not there; of `room.name` too, where that is no module."""
+    wrong = []
+    for first, second in re.findall(r"`(?:nbhelpers\.)?([a-z_]+)\.([A-Za-z_]\w*)", text):
+        rooms, stems = f"nbhelpers.{first}" in MODULES, [name for name in MODULES if name.endswith(f".{first}")]
+        there = f"nbhelpers.{first}.{second}" in MODULES
+        there |= any(second in MENTIONED[stem] for stem in stems if stem.count(".") == 2)
+        if (rooms or stems) and not there:
+            wrong.append(f"{first}.{second}")
+    return wrong
+
+
+MENTIONED = {name: mentioned(ast.parse(file.read_text(encoding="utf-8"))) for name, file in MODULES.items()}
+PROSE = [*FILES, *(ROOT / name for name in ("README.md", "data/README.md", "benchmarks/UPSTREAM.md"))]
+
+
+@pytest.mark.parametrize("file", PROSE, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_what_prose_refers_to_is_there(file):
+    assert wrong_references(file.read_text(encoding="utf-8")) == []
+
+
+def test_a_reference_to_what_is_not_there_is_found():
+    text = "`training.keep_best`, `sft.nothing(x)`, `sft.keep_best`, `core.run`, `torch.compile`"
+    assert wrong_references(text) == ["training.keep_best", "sft.nothing"]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_uses_no_name_that_no_cell_binds(path):
     tree = ast.parse(sources(path))

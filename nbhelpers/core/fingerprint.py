@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import nbhelpers
+from nbhelpers.core import storage
 
 PACKAGE = "nbhelpers"
 
@@ -97,19 +98,30 @@ def module_hashes(sources: list[str] | None = None) -> dict[str, str]:
 
 
 def of_notebook(path: str | Path) -> dict:
-    """What a notebook's results depend on: `{"notebook": hash, "modules": {name: hash}}`."""
-    sources = notebook_sources(path)
-    return {"notebook": code_hash(sources), "modules": module_hashes(sources)}
+    """What a notebook's results depend on: `{"notebook": hash, "modules": {name: hash}, "data": {file: hash}}`.
+
+    `data` are the files of `data/` that its code or its modules name. Versions of libraries are in its manifest.
+    """
+    sources, files = notebook_sources(path), module_files()
+    modules = module_hashes(sources)
+    text = "".join([*sources, *(files[name].read_text(encoding="utf-8") for name in modules)])
+    named = [file for file in sorted((storage.repository_root() / "data").glob("*.[cj]s*")) if file.name in text]
+    return {
+        "notebook": code_hash(sources),
+        "modules": modules,
+        "data": {file.name: storage.sha256_of(file) for file in named},
+    }
 
 
 def changes(made_by: dict | None, path: str | Path) -> list[str]:
-    """What differs between `of_notebook` as it was and as it is: `notebook` for its own code, then modules by name.
+    """What differs between `of_notebook` as it was and as it is: `notebook` for its own code, then modules, data files.
 
     A module that was moved or renamed is the same module: it is known by its hash.
     """
     now = of_notebook(path)
-    if not isinstance(made_by, dict) or not {"notebook", "modules"} <= made_by.keys():  # none, or damaged
+    if not isinstance(made_by, dict) or not {"notebook", "modules", "data"} <= made_by.keys():  # none, or damaged
         return ["notebook"]
     own = ["notebook"] if now["notebook"] != made_by["notebook"] else []
     before = set(made_by["modules"].values())
-    return own + [name for name, digest in now["modules"].items() if digest not in before]
+    modules = [name for name, digest in now["modules"].items() if digest not in before]
+    return own + modules + [name for name, digest in now["data"].items() if digest != made_by["data"].get(name)]

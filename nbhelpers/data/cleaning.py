@@ -89,7 +89,7 @@ def account(steps: list[Cleaned]):
 
 
 def texts(rows) -> list[str]:
-    """The text of every row, as `chat.text_of` gives it."""
+    """The text of every row, as `schemas.text_of` gives it."""
     if "text" in rows.column_names:
         return rows["text"][:]  # a slice reads a column at once, an iterator row by row
     return ["\n\n".join(turn["content"] for turn in messages) for messages in rows["messages"][:]]

@@ -82,7 +82,7 @@ def read(dataset: str, limit: int = 50_000, columns: str = "") -> list[dict]:
 
 
 def load_pydocs() -> Source:
-    """The docstring tasks of `nbhelpers.pydocs`: four held-out packages, near-duplicates across the border removed.
+    """The docstring tasks of `data.pydocs`: four held-out packages, near-duplicates across the border removed.
 
     The first call reads the installed packages (seconds on two cores); later ones read the cache, which is keyed by
     the packages' own file hashes.
@@ -109,7 +109,7 @@ def _with_ids(entries: list[dict]) -> list[dict]:
 
 
 def docstring_tasks(docstrings: list[dict], texts: dict[str, str]) -> list[dict]:
-    """The instruction rows (`pydocs.make_rows`) of the docstrings whose id is in `texts`, with the text given there."""
+    """Instruction rows, by `pydocs_tasks.make_rows`, of docstrings with an id in `texts`, with the text given there."""
     return pydocs_tasks.make_rows([row | {"text": texts[row["id"]]} for row in docstrings if row["id"] in texts])
 
 

@@ -52,7 +52,7 @@ def _content() -> dict:
 def measure(model, tokenizer, batch_size: int = 32, dtype: str | None = None) -> dict[str, list[float]]:
     """Kind -> one value a probe, in order: 1.0 or 0.0 where a reply was chosen, else nats a token.
 
-    Args: as for `evaluation.held_out_loss`.
+    Args: as for `likelihood.held_out_loss`.
     """
     asked, encoded = probes(), []
     for probe in asked:

@@ -4,7 +4,6 @@
 """
 
 import json
-import math
 from collections import Counter
 from functools import cache
 
@@ -68,14 +67,6 @@ def _rouge():
 def rouge_l(prediction: str, reference: str) -> float:
     """F-measure of the longest common subsequence of stemmed words (Lin 2004), computed by `rouge-score`."""
     return _rouge().score(reference, prediction)["rougeL"].fmeasure
-
-
-def perplexity(mean_negative_log_likelihood: float) -> float:
-    """exp of the mean negative log-likelihood a token, in nats; infinite where it overflows a float."""
-    try:
-        return math.exp(mean_negative_log_likelihood)
-    except OverflowError:
-        return math.inf
 
 
 SCORES = {

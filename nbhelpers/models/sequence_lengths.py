@@ -9,7 +9,7 @@ from nbhelpers.models import templates
 def token_lengths(rows, tokenizer, batch_size: int = 1_000):
     """Tokens of each row, array of shape (rows,): messages as the chat template renders them, text as it is.
 
-    As in `chat.encode` no special token is added; count one more a row where a trainer appends BOS or EOS to text.
+    As in `encoding.encode` no special token is added; count one more a row where a trainer appends BOS or EOS to text.
     """
     import numpy as np
 

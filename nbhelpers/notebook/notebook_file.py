@@ -9,6 +9,11 @@ from nbhelpers.core.storage import read_json
 ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
 
 
+def name_of(path: Path) -> str:
+    """What a notebook is called in a run, as it calls itself at its start: solutions are not their notebook."""
+    return f"solutions_{path.stem}" if path.parent.name == "solutions" else path.stem
+
+
 def source_of(cell: dict) -> str:
     return "".join(cell["source"])
 

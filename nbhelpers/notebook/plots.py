@@ -235,7 +235,7 @@ def plot_recall(table, ax=None, target: float = 0.95):
 def plot_skew(table, ax=None, most: int = 20):
     """Mix of labels in each group, with its distance from the mix of all rows, that by chance, and the median length.
 
-    `table`: the DataFrame of `measures.skew`. The `most` largest groups are drawn, and the five commonest labels.
+    `table`: the DataFrame of `groups.skew`. The `most` largest groups are drawn, and the five commonest labels.
     """
     drawn = table.head(most + 1)
     left_out = len(table) - len(drawn)

@@ -147,8 +147,8 @@ def run_one(
     if stopped:
         if notebook:  # papermill may have been in the middle of writing it
             storage.write_json(output, notebook)
-        return Result(path.stem, *stopped, cell_facts(started_cells(notebook)), seconds, exit_code)
+        return Result(folder.name, *stopped, cell_facts(started_cells(notebook)), seconds, exit_code)
     reason, cell = _judge(notebook, exit_code, folder, begun)
     if reason is None:
         log.unlink()
-    return Result(path.stem, "failed" if reason else "completed", reason, cell, seconds, exit_code)
+    return Result(folder.name, "failed" if reason else "completed", reason, cell, seconds, exit_code)

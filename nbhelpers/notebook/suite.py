@@ -75,7 +75,7 @@ def run_suite(
     for module in ("papermill", "ipykernel"):
         if importlib.util.find_spec(module) is None:
             raise NotebookError(f"{module} is not installed; pip install '.[notebooks]' in the repository brings it.")
-    paths = {Path(path).stem: Path(path).resolve() for path in notebooks}
+    paths = {notebook_file.name_of(path): path for path in (Path(path).resolve() for path in notebooks)}
     if len(paths) < len(notebooks):
         raise NotebookError("Two of the notebooks have the same file name; each names a folder of the run.")
     sources = {name: notebook_file.read_notebook(path) for name, path in paths.items()}

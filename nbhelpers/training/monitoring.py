@@ -79,7 +79,7 @@ class Finding:
 class Diagnosis(TrainerCallback):
     """Applies the rules at every log of a trainer, prints the first finding of each, and may stop the training.
 
-    Held-out losses come from a trainer with `eval_strategy="steps"` (`training.keep_best`). A plateau is looked for
+    Held-out losses come from a trainer with `eval_strategy="steps"` (`sft.keep_best`). A plateau is looked for
     while the learning rate is at least half of the highest so far. All is read from the state that checkpoints hold: a
     training that goes on where it was cut off is judged by all of its losses.
 
@@ -131,5 +131,5 @@ class _EarlyStop(TrainerCallback):
 
 
 def stop_early(trainer, patience: int = 2) -> None:
-    """End a training with `training.keep_best` when the held-out loss has not fallen for `patience` evaluations."""
+    """End a training with `sft.keep_best` when the held-out loss has not fallen for `patience` evaluations."""
     trainer.add_callback(_EarlyStop(patience))

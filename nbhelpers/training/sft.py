@@ -28,7 +28,7 @@ class SFTTrainer(Session, TRLSFTTrainer):
     - The vocabulary projection is applied to labelled tokens only: the answer is often a tenth of a row, and tens of
       thousands of logits a token, with their softmax and backward pass, are the most expensive part of a small model.
     - No mask for padding on the right, which a causal model never looks at (`forward.labelled_logits` does both).
-    - LoRA's update is computed in place (`adapters.in_place_lora`).
+    - LoRA's update is computed in place (`fast_paths.in_place_lora`).
     - Entropy and token accuracy are not computed.
     """
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from nbhelpers.core import fingerprint
+from nbhelpers.core import fingerprint, storage
 
 CELL = """
 import os
@@ -81,3 +81,17 @@ def test_changes_are_named_and_a_moved_module_is_none(tmp_path, monkeypatch):
     assert fingerprint.changes(before, path) == ["room.b"]
     assert fingerprint.changes(before, notebook(tmp_path, "from nbhelpers import a\na.g()")) == ["notebook", "room.b"]
     assert fingerprint.changes(None, path) == ["notebook"]
+
+
+def test_a_data_file_counts_where_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "repository_root", lambda: tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("used.json", "unused.json"):
+        (tmp_path / "data" / name).write_text("1")
+    path = notebook(tmp_path, "open('data/used.json')")
+    before = fingerprint.of_notebook(path)
+    assert list(before["data"]) == ["used.json"]
+    (tmp_path / "data" / "unused.json").write_text("2")
+    assert fingerprint.changes(before, path) == []
+    (tmp_path / "data" / "used.json").write_text("2")
+    assert fingerprint.changes(before, path) == ["used.json"]

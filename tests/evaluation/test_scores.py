@@ -88,11 +88,6 @@ def test_rouge_l_is_that_of_rouge_score():
     assert len(set(found)) > 10
 
 
-@pytest.mark.parametrize(("nll", "expected"), [(0, 1), (math.log(50), 50), (1e6, math.inf)])
-def test_perplexity_of_a_uniform_guess_is_the_number_of_choices(nll, expected):
-    assert scores.perplexity(nll) == pytest.approx(expected, rel=1e-12)
-
-
 @pytest.mark.parametrize("task", scores.SCORES)
 def test_a_perfect_answer_scores_one_whatever_the_white_space_around_it(task):
     answer = '{"a": "int"}'

@@ -1,6 +1,6 @@
 """A server reads what was saved as it was trained. vLLM wants an environment of its own, so that this runs where asked:
 
-VLLM=/path/to/bin/vllm make test ARGS="-m slow tests/test_serving.py"
+VLLM=/path/to/bin/vllm make test ARGS="-m slow tests/models/test_served_adapter.py"
 """
 
 import os

@@ -67,8 +67,13 @@ def batch(tmp_path_factory):
         write(folder, "02_raises", "print('before')", "\n# a comment\nint('many')", "print('after')"),
         write(folder, "03_killed", "print('before')", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "1"),
         write(folder, "04_silent", "print('nothing written')", finish=False),
-        write(folder, "05_last", "print('runs after the failures')"),
     ]
+    (folder / "solutions").mkdir()
+    solutions = write(folder / "solutions", "01_good", "print('runs after the failures')", finish=False)
+    notebook = nbformat.read(solutions, as_version=4)
+    notebook.cells.append(new_code_cell(FINISH.format(name="solutions_01_good").strip(), id="finish"))
+    nbformat.write(notebook, solutions)
+    paths.append(solutions)  # of the same file name as the first
     stale = folder / "out" / "7" / "04_silent" / "metrics.json"
     storage.write_json(stale, {"status": "completed", "metrics": {}})
     storage.write_json(folder / "out" / "7" / "suite.json", [{"notebook": "00_earlier", "status": "completed"}])
@@ -91,7 +96,7 @@ def test_a_wrong_parameter_is_refused_before_an_earlier_run_is_replaced(tmp_path
 
 def test_success(batch):
     results, folder, _ = batch
-    for name in ("01_good", "05_last"):
+    for name in ("01_good", "solutions_01_good"):
         assert (results[name].status, results[name].reason, results[name].exit_code) == ("completed", None, 0)
         assert results[name].seconds > 0
         assert not (folder / name / "papermill.log").exists()
