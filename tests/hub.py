@@ -4,6 +4,7 @@ It speaks as much of the Hub's API as `huggingface_hub.snapshot_download` and `d
 ask for, and refuses with the same status codes and `X-Error-Code` headers as the real one.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -79,12 +80,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_GET
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
     def _serve(self) -> None:
         url = urlsplit(self.path)
         self.hub.requests.append(f"{self.command} {unquote(url.path)}")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        body, parts = self._body(), url.path.strip("/").split("/")
         try:
-            status, headers, content = self._answer(url.path.strip("/").split("/"), parse_qs(url.query), body)
+            if self.command == "POST" and {"create", "preupload", "commit", "validate-yaml"} & set(parts):
+                status, headers, content = 200, {"Content-Type": "application/json"}, self._upload(parts, body)
+            else:
+                status, headers, content = self._answer(parts, parse_qs(url.query), body.decode())
         except _Refused as error:
             status, headers, content = error.status, error.headers, b"{}"
         self.send_response(status)
@@ -93,6 +107,34 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    def _upload(self, parts: list[str], body: bytes) -> bytes:
+        """`create_repo`, and the three requests of `upload_folder`; every file is taken as a regular one."""
+        hub, token = self.hub, (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token not in hub.tokens:
+            raise _Refused(401, message="Invalid username or password.")
+        if parts[1:3] == ["repos", "create"]:
+            wanted = json.loads(body)
+            name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+            (hub.folder / "models" / name).mkdir(parents=True, exist_ok=True)
+            if wanted.get("private") or wanted.get("visibility") == "private":
+                hub.private[name] = token
+            return json.dumps({"url": f"{hub.endpoint}/{name}", "name": name}).encode()
+        if parts[1] == "validate-yaml":
+            return b'{"errors": [], "warnings": []}'
+        name = "/".join(parts[2:4])
+        if parts[4] == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            return json.dumps({"files": files}).encode()
+        for line in map(json.loads, body.decode().splitlines()):
+            if line["key"] == "file":
+                path = hub.folder / "models" / name / line["value"]["path"]
+                path.write_bytes(base64.b64decode(line["value"]["content"]))
+        address = f"{hub.endpoint}/{name}/commit/{commit(name, 'main')}"
+        return json.dumps({"commitUrl": address, "commitOid": commit(name, "main"), "success": True}).encode()
 
     def _answer(self, parts: list[str], query: dict, body: str) -> tuple[int, dict, bytes]:
         parts = [unquote(part) for part in parts]

@@ -61,7 +61,7 @@ def comments():
 
 def redacted_spans() -> list[tuple[str, str, str, str, str]]:
     """`(place, kind, text before, value, text behind)` of every span found, each different text read once."""
-    pins = re.findall(r"^([\w-]+)==", (storage.repository_root() / "requirements.txt").read_text(), re.M)
+    pins = re.findall(r"^([\w-]+)(?:\[\w+\])?==", (storage.repository_root() / "requirements.txt").read_text(), re.M)
     texts = [(row["id"], row["text"]) for row in raw_rows()]
     texts += [*comments(), *((name, metadata.distribution(name).read_text("METADATA")) for name in pins)]
     found = []

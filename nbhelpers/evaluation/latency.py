@@ -1,5 +1,6 @@
-"""How long a model takes for a token, beside other models."""
+"""How long a model takes for a token, beside other models; how fast it reads and writes."""
 
+import statistics
 import time
 
 import torch
@@ -28,3 +29,23 @@ def latency(
             if number:
                 found[name].append((time.perf_counter() - start) / tokens)
     return found
+
+
+def speeds(model, ids: list[int], tokens: int = 32, rounds: int = 3) -> tuple[float, float]:
+    """`(prefill, decode)` in tokens per second for one prompt: reading it, then writing `tokens` behind it, greedy.
+
+    Medians over the rounds; a first round is not counted.
+    """
+    prompt, reading, writing = torch.tensor([ids], device=model.device), [], []
+    for _ in range(rounds + 1):
+        with torch.inference_mode():
+            start = time.perf_counter()
+            output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+            read = time.perf_counter()
+            cache, token = output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
+            for _ in range(tokens):
+                token = model(input_ids=token, past_key_values=cache).logits[:, -1].argmax(-1, keepdim=True)
+            token.item()  # a GPU is waited for
+            reading.append(len(ids) / (read - start))
+            writing.append(tokens / (time.perf_counter() - read))
+    return statistics.median(reading[1:]), statistics.median(writing[1:])

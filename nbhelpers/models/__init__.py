@@ -1,12 +1,15 @@
-"""Language models: found, loaded, rendered for, adapted, and their memory foreseen.
+"""Language models: found, loaded, rendered for, adapted, made smaller, and their memory foreseen.
 
 - `adapters`: what each method trains and adds; bottleneck adapters
 - `audits`: checks of tokenised rows for mistakes that train without complaint
 - `embedded`: the models that need no hub
 - `encoding`: messages as token ids and labels
+- `equivalence`: whether a merged model is its adapter on its base
 - `fast_paths`: faster ways to the same numbers
+- `gguf_files`: a model written as one GGUF file, for llama.cpp
 - `loading`: models found (Hub, folder, embedded) and loaded
 - `memory`: peak memory of a training, predicted from a model's shape
+- `quantization`: a model with its matrices in fewer bits
 - `saving`: models and adapters written, and compared by their logits
 - `sequence_lengths`: tokens a row, and what a `max_length` costs
 - `templates`: chat templates rendered, checked, and guarded against forged turns

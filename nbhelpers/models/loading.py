@@ -104,7 +104,7 @@ def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=Non
     Args:
         model_id: as for `fetch`.
         dtype: float32, bfloat16 or float16; with a quantisation, of what stays unquantised.
-        quantization_config: e.g. `four_bit("bfloat16")`.
+        quantization_config: e.g. `four_bit("bfloat16")`; None: that of a model that was saved quantised, else none.
 
     Raises:
         ModelError: as for `fetch`, or a model that transformers cannot load, needs code from its repository, or has
@@ -121,7 +121,7 @@ def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=Non
                 folder,
                 dtype=dtype,
                 device_map={"": device},
-                quantization_config=quantization_config,
+                **({"quantization_config": quantization_config} if quantization_config else {}),
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # they are reported, and refused below

@@ -1,0 +1,39 @@
+"""llama.cpp's server on a GGUF file: `python -m nbhelpers.serving.llama_cpp FILE PORT`, from the package `xllamacpp`.
+
+Where `llama-server` is installed, that one is taken.
+"""
+
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from nbhelpers.serving.server import HOST
+
+
+def command(file: Path, threads: int, context: int = 2048, parallel: int = 4) -> Callable[[int], list[str]]:
+    """`port -> command` that serves a GGUF file with so many `parallel` answers of `context` tokens each."""
+    if program := shutil.which("llama-server"):
+        options = ["--threads", str(threads), "--ctx-size", str(context * parallel), "--parallel", str(parallel)]
+        return lambda port: [program, "--model", str(file), "--host", HOST, "--port", str(port), *options]
+    numbers = [str(number) for number in (threads, context, parallel)]
+    return lambda port: [sys.executable, "-m", __name__, str(file), str(port), *numbers]
+
+
+def main(file: str, port: int, threads: int, context: int, parallel: int) -> None:
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = file
+    parameters.hostnames, parameters.port = [HOST], port
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.n_ctx, parameters.n_parallel = context * parallel, parallel
+    parameters.use_jinja, parameters.warmup = True, True
+    server = xllamacpp.Server(parameters)
+    print("listening on", server.listening_address, flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

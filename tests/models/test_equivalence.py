@@ -1,0 +1,72 @@
+"""A merge that is its adapter, and those that are not: a layer missed, a rounding, a head that was trained."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from nbhelpers.core.errors import AuditError
+from nbhelpers.models import equivalence, loading, saving
+
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def adapted(model, **options):
+    """The model with a LoRA whose second half is not zero."""
+    torch.manual_seed(0)
+    changed = get_peft_model(model, LoraConfig(r=4, target_modules=LAYERS, **options))
+    for name, parameter in changed.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return changed.eval()
+
+
+def test_a_merge_is_its_adapter_weight_by_weight_and_in_its_logits(model):
+    changed = adapted(model)
+    merged = copy.deepcopy(changed).merge_and_unload()
+    assert "merged weights equal base + adapter within" in equivalence.check_merge(changed, merged)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert saving.largest_difference(saving.logits(changed, ids), saving.logits(merged, ids)) < 1e-4
+    assert {name for name, _ in equivalence.expected_weights(changed)} == set(dict(merged.named_parameters()))
+
+
+def test_a_layer_that_was_missed_is_named(model):
+    changed = adapted(model)
+    merged = copy.deepcopy(changed).merge_and_unload()
+    with torch.no_grad():
+        merged.model.layers[2].mlp.up_proj.weight.copy_(
+            changed.get_base_model().model.layers[2].mlp.up_proj.base_layer.weight
+        )
+    with pytest.raises(AuditError, match=r"model\.layers\.2\.mlp\.up_proj\.weight differs by .*Nothing was exported"):
+        equivalence.check_merge(changed, merged)
+
+
+def test_a_merge_into_four_bits_is_not_its_adapter(model, smoke, tmp_path):
+    saving.save(model, smoke[1], tmp_path)
+    changed = adapted(loading.load(str(tmp_path), "float32")[0])
+    changed.save_pretrained(tmp_path / "adapter")
+    rounded, _ = loading.attach(
+        str(tmp_path), tmp_path / "adapter", "float32", quantization_config=loading.four_bit("float32")
+    )
+    merged = rounded.merge_and_unload()
+    unpacked = copy.deepcopy(changed).merge_and_unload()
+    for name, module in merged.named_modules():
+        if hasattr(module.weight if hasattr(module, "weight") else None, "quant_state"):
+            import bitsandbytes.functional as bnb
+
+            weight = bnb.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            unpacked.get_submodule(name).weight.data = weight.float()
+    with pytest.raises(AuditError, match="is not its adapter"):
+        equivalence.check_merge(changed, unpacked)
+
+
+def test_a_trained_head_of_a_tied_model_stays_its_own_when_saved(model, tokenizer, tmp_path):
+    changed = adapted(model, modules_to_save=["embed_tokens", "lm_head"])
+    merged = copy.deepcopy(changed).merge_and_unload()
+    equivalence.check_merge(changed, merged)
+    saving.save(merged, tokenizer, tmp_path)
+    again, _ = loading.load(str(tmp_path), "float32")
+    assert not again.config.tie_word_embeddings
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert saving.largest_difference(saving.logits(changed, ids), saving.logits(again, ids)) < 1e-4
