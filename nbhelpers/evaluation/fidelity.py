@@ -34,8 +34,14 @@ def compare(model, reference, ids: list[list[int]]) -> Fidelity:
 
 
 def greedy(model, tokenizer, prompts: list[list[int]], tokens: int) -> list[list[int]]:
-    """Greedy answers to prompts given as tokens, one at a time: no padding, and the same arithmetic for each."""
-    return generation.continue_tokens(model, tokenizer, prompts, tokens, batch_size=1)
+    """Greedy answers to prompts given as tokens, in batches of the same make-up whatever the model."""
+    return generation.continue_tokens(model, tokenizer, prompts, tokens, batch_size=32)
+
+
+def longest_answers(model, tokenizer, prompts: list[list[int]], tokens: int, count: int) -> dict[int, list[int]]:
+    """Number of the prompt -> greedy answer: the `count` longest ones. That two short answers agree says little."""
+    answers = list(enumerate(greedy(model, tokenizer, prompts, tokens)))
+    return dict(sorted(answers, key=lambda pair: len(pair[1]), reverse=True)[:count])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Models and adapters written so that others can load and serve them, and compared by their logits."""
 
 import contextlib
+import functools
 import re
 from pathlib import Path
 
@@ -18,14 +19,17 @@ def save(model, tokenizer, folder: Path) -> None:
 
 @contextlib.contextmanager
 def quiet():
-    """Hide transformers' loading bars: in an executed notebook they are hundreds of lines."""
+    """Hide the progress bars of a loading or saving: in an executed notebook they are hundreds of lines."""
+    from tqdm import tqdm
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, begin = logging.is_progress_bar_enabled(), tqdm.__init__
     logging.disable_progress_bar()
+    tqdm.__init__ = functools.partialmethod(begin, disable=True)  # those of compressed-tensors ask nobody
     try:
         yield
     finally:
+        tqdm.__init__ = begin
         if shown:
             logging.enable_progress_bar()
 

@@ -257,3 +257,22 @@ def plot_skew(table, ax=None, most: int = 20):
     ax.set(xlabel=f"share of the group's rows{more}", ylim=(len(drawn) - 0.5, -0.6), xlim=(0, 1))
     ax.legend(frameon=False, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1 + 0.9 / len(drawn)))
     return ax
+
+
+def plot_load(tables: dict, axes=None):
+    """Throughput and time to first token against the clients at once; a line for each server.
+
+    `tables`: server -> the DataFrame of `load_test.table`. Returns the two axes.
+    """
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for name, table in tables.items():
+        for ax, column in zip(axes, ("tokens/s", "first token p50 (s)"), strict=True):
+            ax.plot(table.index, pd.to_numeric(table[column]), marker="o", label=name)
+    for ax, label in zip(axes, ("tokens per second, all clients", "median time to first token (s)"), strict=True):
+        ax.set(xlabel="clients at once", ylabel=label, ylim=(0, None))
+    axes[0].legend(frameon=False)
+    return axes

@@ -1,10 +1,11 @@
 """A folder that someone else can serve: the model, where it comes from, how it is started, and what must not change."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nbhelpers.core.errors import AuditError, ModelError
+from nbhelpers.core.statistics import Metric
 from nbhelpers.core.storage import read_json, sha256_of, write_json
 from nbhelpers.data.hub import explain_hub_error
 
@@ -20,6 +21,22 @@ class Flag:
     name: str
     value: str
     reason: str
+
+
+@dataclass
+class Card:
+    """What a model card says: `base` model, `license`, `method`, `data`, the `metrics` (name -> text) and `limits`."""
+
+    base: str
+    license: str
+    method: str
+    data: str
+    metrics: dict[str, str] = field(default_factory=dict)
+    limits: tuple[str, ...] = ("Measured on held-out rows of the tasks above.", "Not tested for safety.")
+
+    def measured(self, metrics: dict[str, Metric]) -> None:
+        """Take over metrics, each with its interval."""
+        self.metrics |= {name: f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}], {m.n} rows" for name, m in metrics.items()}
 
 
 def vllm_flags(
@@ -67,7 +84,7 @@ def vllm_flags(
     ]
 
 
-def write(model_folder: Path, folder: Path, name: str, flags: list[Flag], card: dict) -> Path:
+def write(model_folder: Path, folder: Path, name: str, flags: list[Flag], card: Card) -> Path:
     """Copy a saved model and write what it takes to serve it; checked before, whole or not at all.
 
     Beside the model: README.md (the card, with the commands), Dockerfile, compose.yaml and the checksums.
@@ -76,7 +93,6 @@ def write(model_folder: Path, folder: Path, name: str, flags: list[Flag], card: 
         model_folder: as `saving.save` wrote it, or a quantised model with its tokenizer.
         folder: of the bundle; an earlier bundle there is replaced.
         name: as clients call the model.
-        card: `base`, `license`, `method`, `data`, `parameters`, `metrics` (name -> text) and `limits` (a list).
 
     Raises:
         AuditError: pickled weights, no template, or ends that differ between tokenizer and generation config.
@@ -191,20 +207,19 @@ services:
 """
 
 
-def _card(name: str, command: str, flags: list[Flag], card: dict) -> str:
+def _card(name: str, command: str, flags: list[Flag], card: Card) -> str:
     """The model card, with the front matter that the Hub reads."""
     rows = "\n".join(f"| `{flag.name} {flag.value}` | {flag.reason} |" for flag in flags)
-    metrics = "\n".join(f"| {key} | {value} |" for key, value in card["metrics"].items())
-    parameters = "\n".join(f"- `{key}`: {value}" for key, value in card["parameters"].items())
-    limits = "\n".join(f"- {line}" for line in card["limits"])
+    metrics = "\n".join(f"| {key} | {value} |" for key, value in card.metrics.items())
+    limits = "\n".join(f"- {line}" for line in card.limits)
     return f"""---
-license: {card["license"]}
-base_model: {card["base"]}
+license: {card.license}
+base_model: {card.base}
 pipeline_tag: text-generation
 ---
 # {name}
 
-{card["method"]} The base is {card["base"]} ({card["license"]}). The training rows: {card["data"]}.
+{card.method} The base is {card.base} ({card.license}). The training rows: {card.data}.
 
 ## Serve it
 
@@ -231,10 +246,6 @@ transformers serve . --dtype {flags[0].value}
 | | value |
 | --- | --- |
 {metrics}
-
-## Parameters
-
-{parameters}
 
 ## Limits
 

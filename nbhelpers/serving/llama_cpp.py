@@ -3,9 +3,11 @@
 Where `llama-server` is installed, that one is taken.
 """
 
+import json
 import shutil
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,29 @@ def command(file: Path, threads: int, context: int = 2048, parallel: int = 4) ->
         return lambda port: [program, "--model", str(file), "--host", HOST, "--port", str(port), *options]
     numbers = [str(number) for number in (threads, context, parallel)]
     return lambda port: [sys.executable, "-m", __name__, str(file), str(port), *numbers]
+
+
+def complete(url: str, prompt: list[int], tokens: int) -> dict:
+    """`{"tokens", "prefill", "decode"}`: a greedy answer to a prompt of token ids, and its speeds in tokens per second.
+
+    The speeds are the server's own; nothing of an earlier prompt is taken from its cache.
+    """
+    body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": True, "cache_prompt": False}
+    answer = _post(f"{url}/completion", body)
+    timings = answer["timings"]
+    speeds = {"prefill": timings["prompt_per_second"], "decode": timings["predicted_per_second"]}
+    return {"tokens": answer["tokens"]} | speeds
+
+
+def tokenize(url: str, text: str) -> list[int]:
+    """A text as llama.cpp cuts it, the signs of the chat template as the tokens that they are."""
+    return _post(f"{url}/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
+
+
+def _post(url: str, body: dict) -> dict:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        return json.load(answer)
 
 
 def main(file: str, port: int, threads: int, context: int, parallel: int) -> None:

@@ -9,11 +9,13 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from nbhelpers.core.errors import ParameterError
+from nbhelpers.cost import prices
 
 WARM_UP = 2  # requests that are not counted
 
@@ -87,7 +89,9 @@ def run(
     """
     if not prompts or concurrency < 1:
         raise ParameterError(f"{len(prompts)} prompts at concurrency={concurrency}: at least one of each is needed.")
-    return asyncio.run(_run(url, model, prompts, concurrency, max_tokens, tokenizer, key, seconds))
+    work = _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, seconds)
+    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
+        return thread.submit(asyncio.run, work).result()
 
 
 async def _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, seconds) -> Load:
@@ -138,8 +142,12 @@ async def _request(client, model: str, messages: list[dict], max_tokens: int, to
     return Request(seconds, first, counted, 0, text, gaps, estimated=True)
 
 
-def table(loads: list[Load]):
-    """A `pandas.DataFrame`, a row for each concurrency; a percentile that too few requests could show is left out."""
+def table(loads: list[Load], dollars_per_hour: float | None = None):
+    """A `pandas.DataFrame`, a row for each concurrency; a percentile that too few requests could show is left out.
+
+    Args:
+        dollars_per_hour: of the machine, for the price of a million tokens of answers; None: left out.
+    """
     import pandas as pd
 
     def shown(values: Sequence[float], share: float) -> str:
@@ -158,4 +166,7 @@ def table(loads: list[Load]):
             "slowest (s)": f"{max(times):.2f}" if times else "",
             "requests/s": f"{load.requests_per_second:.2f}", "tokens/s": f"{load.tokens_per_second:.1f}",
         }  # fmt: skip
+        if dollars_per_hour is not None and load.tokens_per_second:
+            price = prices.dollars(1e6 / load.tokens_per_second, dollars_per_hour)
+            rows[load.concurrency]["dollars per million tokens"] = f"{price:.2f}"
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("at once")

@@ -47,6 +47,14 @@ def transformers_command(folder: Path, dtype: str, device: str = "cpu") -> Calla
     return lambda port: [str(program), "serve", str(folder), *options, "--port", str(port)]
 
 
+def vllm_command(folder: Path, name: str, flags: list[tuple[str, str]]) -> Callable[[int], list[str]]:
+    """`port -> command` of `vllm serve`, from the environment that has it on its PATH."""
+    options = [part for flag in flags for part in flag]
+    return lambda port: [
+        "vllm", "serve", str(folder), "--served-model-name", name, *options, "--host", HOST, "--port", str(port),
+    ]  # fmt: skip
+
+
 def free_port() -> int:
     """A port of this machine on which nothing listens now."""
     with socket.socket() as probe:

@@ -57,3 +57,8 @@ def test_an_answer_that_was_cut_is_no_parting(model):
 def test_speeds_count_what_was_read_and_what_was_written(model):
     prefill, decode = latency.speeds(model, list(range(5, 69)), tokens=4, rounds=1)
     assert prefill > decode > 0
+
+
+def test_the_longest_answers_come_first_with_their_prompts(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(fidelity, "greedy", lambda *_: [[1], [1, 2, 3], [1, 2]])
+    assert fidelity.longest_answers(model, tokenizer, [[5], [6], [7]], 8, 2) == {1: [1, 2, 3], 2: [1, 2]}

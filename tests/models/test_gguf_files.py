@@ -1,8 +1,5 @@
 """GGUF files that this package writes, read by transformers and by llama.cpp: not by a reader of its own."""
 
-import json
-import urllib.request
-
 import numpy as np
 import pytest
 import torch
@@ -38,24 +35,16 @@ def model_of(kind: str, rows: int):
     return cls(config(vocab_size=rows, initializer_range=0.2, **SIZES, **options)).eval()
 
 
-def post(url: str, body: dict) -> dict:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_llama_cpp_writes_what_the_model_writes_and_cuts_texts_alike(kind, tokenizer, tmp_path):
     model, file = model_of(kind, len(tokenizer)), tmp_path / "model.gguf"
     gguf_files.write(model, tokenizer, file, "F32")
     prompt = tokenizer(TEXTS[2])["input_ids"]
     ours = model.generate(torch.tensor([prompt]), max_new_tokens=32, do_sample=False)[0, len(prompt) :].tolist()
-    body = {"prompt": prompt, "n_predict": 32, "temperature": 0, "return_tokens": True, "cache_prompt": False}
     with server.serve(llama_cpp.command(file, 1), tmp_path / "log") as running:
-        assert post(f"{running.url}/completion", body)["tokens"] == ours
+        assert llama_cpp.complete(running.url, prompt, 32)["tokens"] == ours
         for text in TEXTS:
-            asked = {"content": text, "add_special": False, "parse_special": True}
-            assert post(f"{running.url}/tokenize", asked)["tokens"] == tokenizer(text)["input_ids"]
+            assert llama_cpp.tokenize(running.url, text) == tokenizer(text)["input_ids"]
     assert len(set(ours)) > 3
 
 

@@ -107,6 +107,10 @@ def test_has_one_parameters_cell_of_commented_literals(path):
         "prompts",
         "labels_file",
         "labeller_name",
+        "adapter",
+        "served_name",
+        "push_to_hub",
+        "license",
     }
     limited = LIMITS.keys() | own_limits(next(cell.source for cell in cells if cell.id == "start")).keys()
     assert declared.keys() - free_text <= limited, "a parameter without limits"

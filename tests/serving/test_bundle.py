@@ -7,6 +7,7 @@ import pytest
 from hub import Client, Hub
 
 from nbhelpers.core.errors import AuditError, ModelError
+from nbhelpers.core.statistics import Metric
 from nbhelpers.core.storage import read_json, write_json
 from nbhelpers.models import loading, saving
 from nbhelpers.serving import bundle
@@ -15,10 +16,8 @@ SHAPE = {
     "max_position_embeddings": 2048, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576,
     "num_hidden_layers": 30,
 }  # fmt: skip
-CARD = {
-    "base": "org/base", "license": "apache-2.0", "method": "LoRA, merged.", "data": "rows of a test",
-    "parameters": {"seed": 0}, "metrics": {"score": "0.50 [0.40, 0.60]"}, "limits": ["A test."],
-}  # fmt: skip
+CARD = bundle.Card("org/base", "apache-2.0", "LoRA, merged.", "rows of a test", limits=("A test.",))
+CARD.measured({"summary.rouge_l": Metric(0.5, 0.4, 0.6, 20)})
 
 
 @pytest.fixture
