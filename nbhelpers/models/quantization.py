@@ -49,6 +49,17 @@ def int8():
     return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=["lm_head"])
 
 
+def by_torchao(matrix):
+    """A matrix as torchao's weight-only int8 stores it, as floats again: of the same shape."""
+    import torch
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    layer = torch.nn.Linear(*matrix.shape[::-1], bias=False)
+    layer.weight.data = matrix.clone()
+    quantize_(layer, Int8WeightOnlyConfig())
+    return layer.weight.dequantize()
+
+
 def gptq(source: str, folder: Path, rows: list[list[int]], dtype: str, size: int, bits: int = 4) -> dict:
     """GPTQ (Frantar et al. 2022, https://arxiv.org/abs/2210.17323) by llm-compressor, saved as `compressed-tensors`.
 

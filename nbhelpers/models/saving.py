@@ -1,7 +1,6 @@
 """Models and adapters written so that others can load and serve them, and compared by their logits."""
 
 import contextlib
-import functools
 import re
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def quiet():
 
     shown, begin = logging.is_progress_bar_enabled(), tqdm.__init__
     logging.disable_progress_bar()
-    tqdm.__init__ = functools.partialmethod(begin, disable=True)  # those of compressed-tensors ask nobody
+    tqdm.__init__ = lambda self, *given, **named: begin(self, *given, **named | {"disable": True})
     try:
         yield
     finally:
