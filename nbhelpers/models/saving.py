@@ -10,7 +10,15 @@ from nbhelpers.models import encoding
 
 
 def save(model, tokenizer, folder: Path) -> None:
-    """Write model and tokenizer (with its chat template) as one folder that `load` and any server read."""
+    """Write model and tokenizer (with its chat template) as one folder that `load` and any server read.
+
+    A generation config with a temperature and no sampling would have transformers refuse to save at the very end of a
+    training: sampling is switched on, as a temperature means.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is not None and not config.do_sample and (config.temperature or 1) != 1:
+        print(f"generation config: temperature={config.temperature} without do_sample; sampling is switched on")
+        config.do_sample = True
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

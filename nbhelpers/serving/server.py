@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from nbhelpers.core.errors import ResourceError
-from nbhelpers.core.storage import repository_root
+from nbhelpers.core.errors import ModelError, ResourceError
+from nbhelpers.core.storage import read_json, repository_root
 from nbhelpers.serving import child
 
 HOST = "127.0.0.1"
@@ -41,7 +41,14 @@ class Server:
 
 
 def transformers_command(folder: Path, dtype: str, device: str = "cpu") -> Callable[[int], list[str]]:
-    """`port -> command` of `transformers serve` for a model folder."""
+    """`port -> command` of `transformers serve` for a model folder.
+
+    Raises ModelError where the folder has no chat template: every request would fail.
+    """
+    folder = Path(folder)
+    inside = (read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
+    if not inside and not (folder / "chat_template.jinja").exists():
+        raise ModelError(f"{folder.name} has no chat template: save the tokenizer that the model was trained with.")
     program = Path(sys.executable).with_name("transformers")
     options = ["--device", device, "--dtype", dtype, "--host", HOST]
     return lambda port: [str(program), "serve", str(folder), *options, "--port", str(port)]

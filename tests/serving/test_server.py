@@ -6,14 +6,15 @@ import sys
 import textwrap
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from nbhelpers.core.errors import ResourceError
+from nbhelpers.core.errors import ModelError, ResourceError
 from nbhelpers.core.storage import repository_root
-from nbhelpers.serving import server
+from nbhelpers.serving import load_test, server
 
 FAKE = Path(__file__).with_name("fake_server.py")
 
@@ -85,11 +86,28 @@ def test_a_server_that_is_killed_is_seen(tmp_path):
         assert not running.is_running
 
 
+def test_a_server_that_is_killed_under_load_leaves_counted_errors(tmp_path):
+    prompts = [[{"role": "user", "content": "a"}]] * 4
+    with server.serve(command("healthy"), tmp_path / "server.log") as running, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(load_test.run, running.url, "m", prompts, 2, 400)
+        time.sleep(1)
+        os.kill(left_behind()[-1], signal.SIGKILL)
+        found = load.result(60)
+    assert found.errors == len(found.requests) == 4
+    assert found.tokens_per_second == 0
+    assert load_test.table([found], 1.0).loc[2, "errors"] == 4
+
+
+def test_a_folder_without_a_template_is_refused_before_a_server_starts(tmp_path):
+    with pytest.raises(ModelError, match="has no chat template"):
+        server.transformers_command(tmp_path, "float32")
+
+
 def test_a_kernel_that_is_killed_leaves_no_server_behind(tmp_path):
     script = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path
-        from nbhelpers.serving import server
+        from nbhelpers.serving import load_test, server
         command = lambda port: [sys.executable, {str(FAKE)!r}, str(port), "healthy"]
         with server.serve(command, Path({str(tmp_path)!r}) / "server.log"):
             print("ready", flush=True)
