@@ -5,6 +5,7 @@ what it writes for these kinds: names and metadata by the `gguf` package, and th
 the order of the rows of q and k. Llama's rotary embedding turns pairs of neighbours in GGUF and halves in transformers.
 """
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nbhelpers.core.errors import ModelError
-from nbhelpers.models import encoding
+from nbhelpers.models import encoding, saving
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # what the `gguf` package can write
 ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}  # transformers' model_type -> gguf's
@@ -167,24 +168,20 @@ def _add_tokenizer(writer, tokenizer, config) -> None:
 
 
 def _merges(tokenizer) -> list[str]:
-    import json
-
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
 
 
-def read(path: Path):
-    """`(model, tokenizer)` that transformers reads from a GGUF file, its weights dequantised to float32."""
+def read(path: Path, dtype: str = "float32"):
+    """`(model, tokenizer)` that transformers reads from a GGUF file, its weights dequantised to `dtype`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
-
-    from nbhelpers.models import saving
 
     path = Path(path)
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     with saving.quiet():
         model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            **where, dtype=getattr(torch, dtype), quantization_config=GgufConfig(dequantize=True)
         )
         return model.eval(), AutoTokenizer.from_pretrained(**where)
