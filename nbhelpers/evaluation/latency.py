@@ -41,11 +41,12 @@ def speeds(model, ids: list[int], tokens: int = 32, rounds: int = 3) -> tuple[fl
         with torch.inference_mode():
             start = time.perf_counter()
             output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
-            read = time.perf_counter()
             cache, token = output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
+            token.item()  # a GPU is waited for
+            read = time.perf_counter()
             for _ in range(tokens):
                 token = model(input_ids=token, past_key_values=cache).logits[:, -1].argmax(-1, keepdim=True)
-            token.item()  # a GPU is waited for
+            token.item()
             reading.append(len(ids) / (read - start))
             writing.append(tokens / (time.perf_counter() - read))
     return statistics.median(reading[1:]), statistics.median(writing[1:])

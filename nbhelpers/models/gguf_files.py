@@ -26,25 +26,32 @@ def permute(weight: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CUTS = {WORDS.replace("DIGITS", r"\p{N}"): "qwen2", WORDS.replace("DIGITS", r"\p{N}{1,3}"): "llama-bpe"}
+
+
 def pre_tokenizer(tokenizer) -> str:
     """llama.cpp's name for how a byte-level BPE cuts a text before it merges.
 
     Raises:
         ModelError: it is of no kind known here; llama.cpp would take default rules in silence, and other tokens.
     """
-    described = str(tokenizer.backend_tokenizer.pre_tokenizer)
-    known = {
-        "smollm": "Digits(individual_digits=True), ByteLevel(add_prefix_space=False",
-        "qwen2": r"\\p{L}\\p{N}]?\\p{L}+|\\p{N}|",
-        "llama-bpe": r"\\p{N}{1,3}|",
-        "gpt-2": "ByteLevel(add_prefix_space=False",
-    }
-    for name, sign in known.items():
-        if sign in described and (name != "gpt-2" or described.startswith("ByteLevel")):
-            return name
+    steps = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+    steps = steps.get("pretokenizers", [steps])
+    last, before = steps[-1], steps[:-1]
+    if last.get("type") == "ByteLevel" and not last["add_prefix_space"]:
+        if last["use_regex"] and not before:
+            return "gpt-2"
+        if last["use_regex"] and before == [{"type": "Digits", "individual_digits": True}]:
+            return "smollm"
+        patterns = [step["pattern"].get("Regex") for step in before if step["type"] == "Split"]
+        if not last["use_regex"] and len(before) == 1 and patterns and patterns[0] in CUTS:
+            return CUTS[patterns[0]]
     raise ModelError(
-        f"llama.cpp's name for this tokenizer's cutting is not known here: {described[:120]}. Convert the saved folder "
-        "with llama.cpp's convert_hf_to_gguf.py."
+        f"llama.cpp's name for this tokenizer's cutting is not known here: {str(steps)[:120]}. Convert the saved "
+        "folder with llama.cpp's convert_hf_to_gguf.py."
     )
 
 
@@ -70,7 +77,9 @@ def write(model, tokenizer, path: Path, kind: str = "Q8_0") -> dict[str, int]:
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[architecture])
     _describe(writer, config, kind)
-    _add_tokenizer(writer, tokenizer, config)
+    _add_tokenizer(writer, tokenizer, model)
+    if (factors := rotary_factors(config)) is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
     written: Counter[str] = Counter()
     for name, value in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -79,7 +88,8 @@ def write(model, tokenizer, path: Path, kind: str = "Q8_0") -> dict[str, int]:
         if config.model_type == "llama" and (projection := name.split(".")[-2]) in ("q_proj", "k_proj"):
             heads = config.num_attention_heads if projection == "q_proj" else config.num_key_value_heads
             array = permute(array, heads)
-        stored = "F32" if array.ndim == 1 else kind if array.shape[-1] % BLOCK == 0 else "F16"
+        whole = array.shape[-1] % BLOCK == 0 or kind in ("F32", "F16", "BF16")
+        stored = "F32" if array.ndim == 1 else kind if whole else "F16"
         target = getattr(gguf.GGMLQuantizationType, stored)
         writer.add_tensor(
             names.get_name(name, try_suffixes=(".weight", ".bias")),
@@ -105,13 +115,30 @@ def _check(model, tokenizer, kind: str) -> None:
     wrong = [
         kind not in KINDS and f"kind={kind!r} is none of {', '.join(KINDS)}",
         config.model_type not in ARCHITECTURES and f"a {config.model_type} is none of {', '.join(ARCHITECTURES)}",
-        rotary != "default" and f"its rotary embeddings are scaled ({rotary})",
+        rotary not in ("default", "llama3") and f"its rotary embeddings are scaled ({rotary})",
         hasattr(model, "peft_config") and "it has an adapter: merge it first",
         getattr(config, "quantization_config", None) and "its weights are quantised: write the unquantised model",
         len(tokenizer) > rows and f"its tokenizer has {len(tokenizer)} tokens for {rows} embeddings: resize them",
     ]
     if any(wrong):
         raise ModelError(f"This model cannot be written as GGUF here: {'; '.join(filter(None, wrong))}.")
+
+
+def rotary_factors(config) -> np.ndarray | None:
+    """What Llama 3.1 divides each rotary frequency by, shape (head_dim / 2,); None for unscaled ones.
+
+    Slow frequencies, which have not turned once over the length of the first training, are slowed further, fast ones
+    stay, and those between are interpolated (Meta's Llama 3.1, as transformers' `_compute_llama3_parameters`).
+    """
+    scaling = config.rope_parameters
+    if scaling.get("rope_type", "default") != "llama3":
+        return None
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    wavelengths = 2 * np.pi * scaling["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] / wavelengths
+    share = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / (share + (1 - share) / scaling["factor"])).astype(np.float32)
 
 
 def _describe(writer, config, kind: str) -> None:
@@ -135,12 +162,12 @@ def _describe(writer, config, kind: str) -> None:
     writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
 
 
-def _add_tokenizer(writer, tokenizer, config) -> None:
+def _add_tokenizer(writer, tokenizer, model) -> None:
     import gguf
 
-    model = tokenizer.backend_tokenizer.model
-    if type(model).__name__ != "BPE":
-        raise ModelError(f"A {type(model).__name__} tokenizer cannot be written as GGUF here: only a byte-level BPE.")
+    config, kind = model.config, type(tokenizer.backend_tokenizer.model).__name__
+    if kind != "BPE":
+        raise ModelError(f"A {kind} tokenizer cannot be written as GGUF here: only a byte-level BPE.")
     types, tokens = [], []
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
     for number in range(config.vocab_size):
@@ -158,7 +185,7 @@ def _add_tokenizer(writer, tokenizer, config) -> None:
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
-    others = sorted(encoding.stop_token_ids(tokenizer) - {tokenizer.eos_token_id})
+    others = sorted(encoding.stop_token_ids(tokenizer, model) - {tokenizer.eos_token_id})
     if others:
         writer.add_eot_token_id(others[0])
     if tokenizer.pad_token_id is not None:

@@ -35,7 +35,7 @@ def group_size(model, wanted: int = 128) -> int:
         odd = sorted({name.rpartition(".")[2] for name, width in columns.items() if width % size})
         if not odd:
             if size < wanted:
-                print(f"groups of {size}: {wanted} divides not every matrix of this model")
+                print(f"groups of {size}: {wanted} does not divide every matrix of this model")
             return size
         size //= 2
     raise ModelError(f"No group size from 16 to {wanted} divides the rows of {', '.join(odd)}: quantise per channel.")

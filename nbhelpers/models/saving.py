@@ -12,13 +12,17 @@ from nbhelpers.models import encoding
 def save(model, tokenizer, folder: Path) -> None:
     """Write model and tokenizer (with its chat template) as one folder that `load` and any server read.
 
-    A generation config with a temperature and no sampling would have transformers refuse to save at the very end of a
-    training: sampling is switched on, as a temperature means.
+    A generation config with a temperature or its like, and no sampling, would have transformers refuse to save at the
+    very end of a training: those settings, which do nothing without sampling, are taken out and named.
     """
     config = getattr(model, "generation_config", None)
-    if config is not None and not config.do_sample and (config.temperature or 1) != 1:
-        print(f"generation config: temperature={config.temperature} without do_sample; sampling is switched on")
-        config.do_sample = True
+    if config is not None and not config.do_sample:
+        neutral = {"temperature": (None, 1.0), "top_p": (None, 1.0), "top_k": (None, 0, 50), "min_p": (None,)}
+        idle = {name: value for name, none in neutral.items() if (value := getattr(config, name, None)) not in none}
+        for name in idle:
+            setattr(config, name, None)
+        if idle:
+            print(f"generation config: {idle} without do_sample does nothing and is left out")
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

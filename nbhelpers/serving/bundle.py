@@ -8,8 +8,9 @@ from nbhelpers.core.errors import AuditError, ModelError
 from nbhelpers.core.statistics import Metric
 from nbhelpers.core.storage import read_json, sha256_of, write_json
 from nbhelpers.data.hub import explain_hub_error
+from nbhelpers.models import loading, templates
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")  # files that can run code when they are read
+HARMLESS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".yaml", ".gguf")  # nothing in them runs
 SUMS = "SHA256SUMS"
 OVERHEAD_BYTES = 2 * 2**30  # of a server on a GPU beside weights and cache: kernels, graphs, activations
 
@@ -25,14 +26,21 @@ class Flag:
 
 @dataclass
 class Card:
-    """What a model card says: `base` model, `license`, `method`, `data`, the `metrics` (name -> text) and `limits`."""
+    """What a model card says; `license` is that of the tuned model, `parameters` and `metrics` are name -> text."""
 
     base: str
     license: str
-    method: str
     data: str
+    method: str = ""
+    parameters: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, str] = field(default_factory=dict)
     limits: tuple[str, ...] = ("Measured on held-out rows of the tasks above.", "Not tested for safety.")
+
+    def describe_adapter(self, folder: Path, stored_as: str) -> None:
+        """Take over what an adapter's own configuration says of how it was trained."""
+        made = read_json(Path(folder) / "adapter_config.json")
+        self.method = f"A {made['peft_type']} adapter, merged into its base and stored as {stored_as}."
+        self.parameters |= {name: str(made[name]) for name in ("r", "lora_alpha", "target_modules") if name in made}
 
     def measured(self, metrics: dict[str, Metric]) -> None:
         """Take over metrics, each with its interval."""
@@ -65,9 +73,10 @@ def vllm_flags(
     ]
     if not gpu_bytes:
         return flags
-    size = max(n for n in range(1, gpus + 1) if heads % n == 0)
-    why = f"the largest number up to {gpus} GPUs that divides the {heads} attention heads"
     key_values = config.get("num_key_value_heads") or heads
+    fitting = [n for n in range(1, gpus + 1) if heads % n == 0 and (key_values % n == 0 or n % key_values == 0)]
+    size = max(fitting)
+    why = f"the most of {gpus} GPUs that {heads} attention heads and {key_values} key-value heads can be shared among"
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     cache = 2 * config["num_hidden_layers"] * key_values * head_dim * (4 if dtype == "float32" else 2)
     needed = (weights + cache * max_length * requests) / size + OVERHEAD_BYTES
@@ -107,7 +116,8 @@ def write(model_folder: Path, folder: Path, name: str, flags: list[Flag], card: 
     listed = "".join(f"      - {part!r}\n" for part in ["--model", "/model", "--served-model-name", name, *options])
     (temporary / "compose.yaml").write_text(COMPOSE.format(command=listed), encoding="utf-8")
     (temporary / "Dockerfile").write_text(DOCKERFILE.format(options=", ".join(f'"{x}"' for x in options), name=name))
-    sums = {path.name: sha256_of(path) for path in sorted(temporary.iterdir()) if path.is_file()}
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    sums = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files}
     (temporary / SUMS).write_text("".join(f"{digest}  {file}\n" for file, digest in sums.items()))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
@@ -121,30 +131,30 @@ def check(folder: Path) -> None:
         AuditError: names every fault and its remedy.
     """
     folder, faults = Path(folder), []
-    pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
-    code = [path.name for path in folder.glob("*.py")]
+    files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    if unknown := [name for name in files if not name.endswith(HARMLESS)]:
+        faults.append(f"{', '.join(unknown)} can run code or is no part of a model: save the weights as safetensors")
     config, generation = (read_json(folder / f"{part}.json") or {} for part in ("config", "generation_config"))
     settings = read_json(folder / "tokenizer_config.json") or {}
-    if pickles or code:
-        faults.append(f"{', '.join(pickles + code)} can run code: save the weights as safetensors, and no programs")
-    if "auto_map" in config:
-        faults.append("config.json names code of its own (auto_map)")
+    if "auto_map" in config or "auto_map" in settings:
+        faults.append("config.json or tokenizer_config.json names code of its own (auto_map)")
     template = folder / "chat_template.jinja"
     if not template.exists() and not settings.get("chat_template"):
         faults.append("there is no chat template: save the tokenizer that the model was trained with")
     if not list(folder.glob("*.safetensors")):
         faults.append("there are no weights (*.safetensors)")
-    tokenizer = read_json(folder / "tokenizer.json") or {"added_tokens": []}
-    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    token = settings.get("eos_token")
-    end = ids.get(token["content"] if isinstance(token, dict) else token)
     ends = generation.get("eos_token_id", config.get("eos_token_id"))
     ends = ends if isinstance(ends, list) else [ends]
-    if end is not None and end not in ends:
-        faults.append(
-            f"generation_config.json ends answers at {ends}, the tokenizer at {end} ({token}): a server would write on "
-            "until the limit. Put the tokenizer's end into generation_config.json"
-        )
+    if not faults:
+        tokenizer = loading.load_tokenizer(str(folder))
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        closing = templates.render(turns, tokenizer).rpartition("b")[2]
+        end = next(iter(tokenizer(closing, add_special_tokens=False)["input_ids"]), None)
+        if end not in ends:
+            faults.append(
+                f"generation_config.json ends answers at {ends}, the template at {end} ({closing.strip()!r}): a server "
+                "would write on until the limit. Put the template's end into generation_config.json"
+            )
     if faults:
         raise AuditError("This folder was not bundled:\n  - " + "\n  - ".join(faults))
 
@@ -211,6 +221,7 @@ def _card(name: str, command: str, flags: list[Flag], card: Card) -> str:
     """The model card, with the front matter that the Hub reads."""
     rows = "\n".join(f"| `{flag.name} {flag.value}` | {flag.reason} |" for flag in flags)
     metrics = "\n".join(f"| {key} | {value} |" for key, value in card.metrics.items())
+    parameters = "\n".join(f"- `{key}`: {value}" for key, value in card.parameters.items())
     limits = "\n".join(f"- {line}" for line in card.limits)
     return f"""---
 license: {card.license}
@@ -219,7 +230,7 @@ pipeline_tag: text-generation
 ---
 # {name}
 
-{card.method} The base is {card.base} ({card.license}). The training rows: {card.data}.
+{card.method} The base is {card.base}, whose licence holds as well. {card.data}.
 
 ## Serve it
 
@@ -246,6 +257,10 @@ transformers serve . --dtype {flags[0].value}
 | | value |
 | --- | --- |
 {metrics}
+
+## Parameters
+
+{parameters}
 
 ## Limits
 

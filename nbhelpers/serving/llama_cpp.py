@@ -5,6 +5,7 @@ Where `llama-server` is installed, that one is taken.
 
 import json
 import shutil
+import statistics
 import sys
 import threading
 import urllib.request
@@ -33,6 +34,13 @@ def complete(url: str, prompt: list[int], tokens: int) -> dict:
     timings = answer["timings"]
     speeds = {"prefill": timings["prompt_per_second"], "decode": timings["predicted_per_second"]}
     return {"tokens": answer["tokens"]} | speeds
+
+
+def answers(url: str, prompts: list[list[int]], tokens: int) -> tuple[list[list[int]], dict[str, float]]:
+    """Greedy answers of at most `tokens` tokens, one after the other, and the median speeds in tokens per second."""
+    found = [complete(url, prompt, tokens) for prompt in prompts]
+    speeds = {f"{what} tokens/s": statistics.median(x[what] for x in found) for what in ("prefill", "decode")}
+    return [x["tokens"] for x in found], speeds
 
 
 def tokenize(url: str, text: str) -> list[int]:

@@ -71,7 +71,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 def run(
     url: str, model: str, prompts: list[list[dict]], concurrency: int, max_tokens: int, tokenizer=None,
-    key: str = "none", seconds: float = 120.0,
+    key: str = "none", seconds: float = 120.0, extra: dict | None = None,
 ) -> Load:  # fmt: skip
     """Send every prompt once, `concurrency` at a time, greedy.
 
@@ -82,19 +82,20 @@ def run(
         max_tokens: of an answer.
         tokenizer: to count tokens where the server sends no usage.
         key: of the server's API.
-        seconds: after which one request counts as failed.
+        seconds: without a word from the server, after which a request counts as failed.
+        extra: fields of this server alone, such as `{"cache_prompt": False}` of llama.cpp.
 
     Raises:
         ParameterError: no prompts, or a concurrency below 1.
     """
     if not prompts or concurrency < 1:
         raise ParameterError(f"{len(prompts)} prompts at concurrency={concurrency}: at least one of each is needed.")
-    work = _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, seconds)
+    work = _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, seconds, extra)
     with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
         return thread.submit(asyncio.run, work).result()
 
 
-async def _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, seconds) -> Load:
+async def _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, seconds, extra) -> Load:
     from openai import AsyncOpenAI
 
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, timeout=seconds, max_retries=0) as client:
@@ -102,7 +103,7 @@ async def _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, sec
 
         async def one(messages) -> Request:
             async with gate:
-                return await _request(client, model, messages, max_tokens, tokenizer)
+                return await _request(client, model, messages, max_tokens, tokenizer, extra)
 
         for messages in prompts[:WARM_UP]:
             await one(messages)
@@ -111,14 +112,14 @@ async def _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, sec
         return Load(concurrency, time.perf_counter() - started, requests)
 
 
-async def _request(client, model: str, messages: list[dict], max_tokens: int, tokenizer) -> Request:
+async def _request(client, model: str, messages: list[dict], max_tokens: int, tokenizer, extra) -> Request:
     from openai import OpenAIError
 
     started, arrivals, parts, usage, finished = time.perf_counter(), [], [], None, False
     try:
         stream = await client.chat.completions.create(
             model=model, messages=messages, max_tokens=max_tokens, temperature=0.0, stream=True,
-            stream_options={"include_usage": True},
+            stream_options={"include_usage": True}, extra_body=extra,
         )  # fmt: skip
         async for chunk in stream:
             usage = chunk.usage or usage
@@ -134,6 +135,8 @@ async def _request(client, model: str, messages: list[dict], max_tokens: int, to
     if not finished:  # a server that was killed may look like one that has said all
         return Request(time.perf_counter() - started, None, 0, 0, "", error="the stream broke off")
     text, seconds = "".join(parts), time.perf_counter() - started
+    if usage is not None and usage.completion_tokens > max_tokens:
+        return Request(seconds, None, 0, 0, "", error=f"{usage.completion_tokens} tokens: max_tokens was ignored")
     gaps = tuple(float(gap) for gap in np.diff(arrivals))
     first = arrivals[0] if arrivals else None
     if usage is not None:
@@ -161,10 +164,11 @@ def table(loads: list[Load], dollars_per_hour: float | None = None):
         times = [request.seconds for request in load.done]
         rows[load.concurrency] = {
             "requests": len(load.requests), "errors": load.errors,
-            "first token p50 (s)": shown(firsts, 0.5), "between tokens p50 (s)": shown(gaps, 0.5),
+            "first token p50 (s)": shown(firsts, 0.5), "between chunks p50 (s)": shown(gaps, 0.5),
             **{f"request p{round(100 * share)} (s)": shown(times, share) for share in (0.5, 0.95, 0.99)},
             "slowest (s)": f"{max(times):.2f}" if times else "",
             "requests/s": f"{load.requests_per_second:.2f}", "tokens/s": f"{load.tokens_per_second:.1f}",
+            "tokens are": "estimated" if any(request.estimated for request in load.done) else "the server's count",
         }  # fmt: skip
         if dollars_per_hour is not None and load.tokens_per_second:
             price = prices.dollars(1e6 / load.tokens_per_second, dollars_per_hour)

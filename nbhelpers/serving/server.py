@@ -8,6 +8,7 @@ It listens on this machine alone.
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -54,14 +55,6 @@ def transformers_command(folder: Path, dtype: str, device: str = "cpu") -> Calla
     return lambda port: [str(program), "serve", str(folder), *options, "--port", str(port)]
 
 
-def vllm_command(folder: Path, name: str, flags: list[tuple[str, str]]) -> Callable[[int], list[str]]:
-    """`port -> command` of `vllm serve`, from the environment that has it on its PATH."""
-    options = [part for flag in flags for part in flag]
-    return lambda port: [
-        "vllm", "serve", str(folder), "--served-model-name", name, *options, "--host", HOST, "--port", str(port),
-    ]  # fmt: skip
-
-
 def free_port() -> int:
     """A port of this machine on which nothing listens now."""
     with socket.socket() as probe:
@@ -71,7 +64,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serve(
-    command: Callable[[int], list[str]], log: Path, port: int = 0, seconds: float = 120.0, health: str = "/health"
+    command: Callable[[int], list[str]], log: Path, port: int = 0, seconds: float = 300.0, health: str = "/health"
 ) -> Iterator[Server]:
     """Start a server, wait until it is healthy, and stop it at the end of the block, whatever happens there.
 
@@ -100,6 +93,8 @@ def serve(
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.end(psutil.Process(process.pid))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what is left where the watcher itself was killed
         process.wait()
 
 

@@ -16,7 +16,7 @@ SHAPE = {
     "max_position_embeddings": 2048, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576,
     "num_hidden_layers": 30,
 }  # fmt: skip
-CARD = bundle.Card("org/base", "apache-2.0", "LoRA, merged.", "rows of a test", limits=("A test.",))
+CARD = bundle.Card("org/base", "apache-2.0", "Rows of a test", limits=("A test.",))
 CARD.measured({"summary.rouge_l": Metric(0.5, 0.4, 0.6, 20)})
 
 
@@ -52,6 +52,14 @@ def test_a_bundle_is_the_model_with_all_that_serves_it(saved):
     assert model.config.vocab_size == 2048
 
 
+def test_the_card_says_how_the_adapter_was_trained(tmp_path):
+    write_json(tmp_path / "adapter_config.json", {"peft_type": "LORA", "r": 16, "target_modules": ["q_proj"]})
+    card = bundle.Card("org/base", "mit", "Rows")
+    card.describe_adapter(tmp_path, "int8")
+    assert card.method == "A LORA adapter, merged into its base and stored as int8."
+    assert card.parameters == {"r": "16", "target_modules": "['q_proj']"}
+
+
 def test_a_changed_or_missing_file_is_named(saved):
     folder = written(saved)
     (folder / "config.json").write_text("{}")
@@ -59,8 +67,9 @@ def test_a_changed_or_missing_file_is_named(saved):
     assert sorted(bundle.verify(folder)) == ["README.md", "config.json"]
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "extra.pkl", "modeling.py"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "extra.pkl", "modeling.py", "deep.er/x.joblib"])
 def test_what_can_run_code_is_not_bundled(saved, name):
+    (saved / name).parent.mkdir(exist_ok=True)
     (saved / name).write_bytes(b"x")
     with pytest.raises(AuditError, match=f"{name} can run code"):
         written(saved)
@@ -69,8 +78,14 @@ def test_what_can_run_code_is_not_bundled(saved, name):
 
 def test_every_fault_is_named_at_once(saved):
     (saved / "chat_template.jinja").unlink()
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(AuditError, match=r"(?s)no chat template.*no weights"):
+        written(saved)
+
+
+def test_an_end_that_is_not_the_templates_is_refused(saved):
     write_json(saved / "generation_config.json", {"eos_token_id": 0})
-    with pytest.raises(AuditError, match=r"(?s)no chat template.*ends answers at \[0\], the tokenizer at 2"):
+    with pytest.raises(AuditError, match=r"ends answers at \[0\], the template at 2 \('<\|im_end\|>'\)"):
         written(saved)
 
 
@@ -88,6 +103,9 @@ def test_flags_follow_from_the_shape_and_the_machine():
     cache = 2 * 30 * 3 * 64 * 2 * 2048 * 8
     share = ((269_030_016 + cache) / 3 + 2 * 2**30) / (24 * 2**30)
     assert float(flags["--gpu-memory-utilization"]) == pytest.approx(share + 0.05, abs=0.01)
+    qwen = SHAPE | {"num_attention_heads": 28, "num_key_value_heads": 4, "hidden_size": 3584}
+    flags = {x.name: x.value for x in bundle.vllm_flags(qwen, 15 * 2**30, "bfloat16", 2048, 8, 8, 24 * 2**30)}
+    assert flags["--tensor-parallel-size"] == "4"  # seven divide the heads, and not the keys and values
     assert "--tensor-parallel-size" not in {x.name for x in bundle.vllm_flags(SHAPE, 1, "float32", 2048, 8)}
 
 
