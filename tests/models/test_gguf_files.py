@@ -6,6 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from nbhelpers.core.errors import ModelError
+from nbhelpers.evaluation import fidelity
 from nbhelpers.models import gguf_files, saving
 from nbhelpers.serving import llama_cpp, server
 
@@ -51,9 +52,11 @@ def test_llama_cpp_writes_what_the_model_writes_and_cuts_texts_alike(kind, token
     prompt = tokenizer(20 * TEXTS[2])["input_ids"]  # long enough for scaled rotations to differ
     ours = model.generate(torch.tensor([prompt]), max_new_tokens=32, do_sample=False)[0, len(prompt) :].tolist()
     with server.serve(llama_cpp.command(file, 1), tmp_path / "log") as running:
-        assert llama_cpp.complete(running.url, prompt, 32)["tokens"] == ours
+        theirs = llama_cpp.complete(running.url, prompt, 32)["tokens"]
         for text in TEXTS:
             assert llama_cpp.tokenize(running.url, text) == tokenizer(text)["input_ids"]
+    # llama.cpp rounds otherwise: of logits with a standard deviation of 1.6 two may change places that are nearly equal
+    assert all(parting.margin < 0.02 for parting in fidelity.partings(model, [prompt], [ours], [theirs]))
     assert len(set(ours)) > 3
 
 
