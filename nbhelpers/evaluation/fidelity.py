@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nbhelpers.evaluation import generation
+from nbhelpers.evaluation import generation, preference_task
 from nbhelpers.models import saving
 
 
@@ -36,6 +36,15 @@ def compare(model, reference, ids: list[list[int]]) -> Fidelity:
 def greedy(model, tokenizer, prompts: list[list[int]], tokens: int) -> list[list[int]]:
     """Greedy answers to prompts given as tokens, in batches of the same make-up whatever the model."""
     return generation.continue_tokens(model, tokenizer, prompts, tokens, batch_size=32)
+
+
+def with_long_references(rows, tokenizer, most: int, count: int) -> tuple[list[list[dict]], list[list[int]]]:
+    """`(messages, tokens)` of the `count` prompts below `most` tokens whose reference answers are the longest."""
+    longest = sorted(rows, key=lambda row: len(row["reference"]), reverse=True)
+    messages = [row["messages"][:-1] for row in longest]
+    rendered = [(one, preference_task.render(one, tokenizer)) for one in messages]
+    kept = [pair for pair in rendered if len(pair[1]) < most][:count]
+    return [one for one, _ in kept], [ids for _, ids in kept]
 
 
 def longest_answers(model, tokenizer, prompts: list[list[int]], tokens: int, count: int) -> dict[int, list[int]]:

@@ -62,3 +62,19 @@ def test_speeds_count_what_was_read_and_what_was_written(model):
 def test_the_longest_answers_come_first_with_their_prompts(model, tokenizer, monkeypatch):
     monkeypatch.setattr(fidelity, "greedy", lambda *_: [[1], [1, 2, 3], [1, 2]])
     assert fidelity.longest_answers(model, tokenizer, [[5], [6], [7]], 8, 2) == {1: [1, 2, 3], 2: [1, 2]}
+
+
+def test_prompts_with_long_references_come_first_and_long_prompts_not_at_all(tokenizer):
+    asked = [("a", "1"), ("b", "1234"), ("c", "123"), ("long " * 50, "12345")]
+    rows = [
+        {
+            "reference": answer,
+            "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}],
+        }
+        for prompt, answer in asked
+    ]
+    messages, prompts = fidelity.with_long_references(rows, tokenizer, 60, 2)
+    assert [one[-1]["content"] for one in messages] == ["b", "c"]
+    assert all(len(one) == 1 for one in messages)
+    assert len(prompts) == 2
+    assert max(map(len, prompts)) < 60
