@@ -1,6 +1,8 @@
 """Models found (Hub, folder, embedded) and loaded: weights from safetensors only, and no code from a repository."""
 
+import contextlib
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -136,6 +138,10 @@ def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=Non
             f"(first: {lost[0]}). They would be random numbers: take the folder or revision that belongs to the config."
         )
     _keep_as_stored(model)
+    method = getattr(getattr(model.config, "quantization_config", None), "quant_method", "")
+    if "compressed" in str(method).lower():  # it is unpacked, with bars of its own, in the first forward pass
+        with contextlib.redirect_stderr(io.StringIO()):
+            model(input_ids=model.dummy_inputs["input_ids"].to(model.device)[:, :1])
     return model, load_tokenizer(model_id, revision)
 
 
