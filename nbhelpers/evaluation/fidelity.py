@@ -80,7 +80,8 @@ def partings(reference, prompts: list[list[int]], first: list[list[int]], second
         if one == other:
             continue
         position = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-        if position is None:  # one is the beginning of the other: it was cut
+        if position is None:  # one is the beginning of the other: it was cut, which no rounding does
+            found.append(Parting(number, min(len(one), len(other)), float("inf")))
             continue
         logits = saving.logits(reference, torch.tensor([prompt + one[:position]]))[0, -1]
         found.append(Parting(number, position, (logits[one[position]] - logits[other[position]]).item()))
