@@ -5,20 +5,26 @@
 #   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu      torch without CUDA, on Linux
 #   make reference              the whole suite under cpu, for the results that the repository holds
 #   make study                  every variant of the studies, for the results that they show (hours)
+#   make wheelhouse             every wheel, the embedded model among them, in one folder, for a workshop without a network:
+#                               there make run WHEELHOUSE=wheelhouse
 #   make bench                  how fast training, evaluation and cleaning are, beside their peers (about an hour)
 
 PYTHON ?= python3
 VENV ?= .venv
-NOTEBOOKS ?= $(wildcard notebooks/00_*.ipynb) 02
+NOTEBOOKS ?= 00 02
 PROFILE ?= cpu
 RUN_ID ?= default
 TORCH_INDEX ?=
+WHEELHOUSE ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint reference study bench clean
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check \
+	$(if $(WHEELHOUSE),--no-index --find-links $(abspath $(WHEELHOUSE)))
+
+.PHONY: run test lint reference study bench wheelhouse clean
 
 run: $(READY)
 	$(BIN)/python -m nbhelpers run $(filter-out all,$(NOTEBOOKS)) --profile $(PROFILE) --run-id $(RUN_ID) $(ARGS)
@@ -43,6 +49,11 @@ bench: $(READY)
 	for name in startup generation loss_curves data_preparation training_throughput; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
+wheelhouse: $(READY)
+	$(BIN)/python -m pip download -q --disable-pip-version-check -d wheelhouse \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.txt "setuptools>=77" wheel
+	@echo "wheelhouse: $$(ls wheelhouse | wc -l) files, $$(du -sh wheelhouse | cut -f1)"
+
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -55,7 +66,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(if $(TORCH_INDEX),echo "Installing torch from $(TORCH_INDEX)" && \
 		$(BIN)/python -m pip install -q --disable-pip-version-check --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
 	@echo "Installing the tested set of packages (requirements.txt)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@$(PIP) -r requirements.txt
 	@echo "Installing nbhelpers from this folder"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@$(PIP) --no-deps -e .
 	@touch $@

@@ -1,5 +1,6 @@
 """What every other room stands on, and no room's own subject.
 
+- `environment`: disk, network, driver, versions
 - `errors`: what a notebook can refuse, one class a kind
 - `fingerprint`: hashes of code that imports, comments and docstrings do not change
 - `hardware`: processor, cores, memory, GPU, and the precision to compute in

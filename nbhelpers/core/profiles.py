@@ -23,7 +23,7 @@ class Profile:
     eval_batch_size: int  # prompts generated at once
     max_new_tokens: int  # tokens an answer may take
     check_dtype: str  # precision of a merge and of its equality checks
-    price: str  # row of data/prices.csv at which a run is billed
+    price: str  # row of data/gpu_prices.csv at which a run is billed
 
 
 _GPU = {"max_length": 1024, "max_steps": 200, "learning_rate": 2e-4, "lora_rank": 16, "gradient_checkpointing": True}

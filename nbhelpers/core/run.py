@@ -99,7 +99,8 @@ class Run:
             stale.unlink(missing_ok=True)
         for name in ("figures", "artifacts"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        seeding.seed_everything(resolved["seed"])
+        if "seed" in resolved:  # a notebook that only plans draws nothing
+            seeding.seed_everything(resolved["seed"])
         manifest = {
             "schema": SCHEMA,
             "notebook": notebook,

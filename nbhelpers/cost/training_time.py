@@ -3,7 +3,9 @@
 import time
 from functools import cache
 
-from nbhelpers.models.memory import Plan, Shape
+from nbhelpers.core.errors import ParameterError
+from nbhelpers.models.memory import Plan
+from nbhelpers.models.shape import Shape
 
 # How often an elementwise operation, as `elementwise_rate` times it, passes over what `elementwise_numbers` counts.
 # Measured with SmolLM2-135M in float32 and bfloat16 on two cores of a Xeon with AMX, on no other CPU and no GPU: norms,
@@ -17,10 +19,11 @@ def training_flops(shape: Shape, method: str, plan: Plan, gradient_checkpointing
 
     Two operations a weight and token forward, two backward for the gradient of the activations, two more for the
     gradient of the weights, which frozen weights do not need (Kaplan et al. 2020, section 2.1: 6N in all, so 4N under
-    LoRA); checkpointing repeats the forward pass. The vocabulary projection counts for labelled tokens only.
+    LoRA); of a mixture of experts the weights that a token goes through count. Checkpointing repeats the forward pass.
+    The vocabulary projection counts for labelled tokens only.
     """
     passes = {"full": 6, "lora": 4, "qlora": 4}[method] + (2 if gradient_checkpointing else 0)
-    return passes * (shape.linear_parameters * plan.tokens + shape.head_parameters * plan.labelled_tokens)
+    return passes * (shape.active_parameters * plan.tokens + shape.head_parameters * plan.labelled_tokens)
 
 
 def elementwise_numbers(
@@ -79,3 +82,17 @@ def training_seconds(flops: float, product_rate: float, numbers: float, elementw
     Where products are fast, as on tensor cores, the second term decides: a share of the peak would not carry over.
     """
     return flops / product_rate + numbers / elementwise_rate
+
+
+def steady_seconds(step_seconds: list[float], steps: int) -> float:
+    """Time of `steps` steps from the first few: the first, which compiles and warms up, counts once, as it was.
+
+    Raises:
+        ParameterError: fewer than two measured steps, or fewer steps than were measured.
+    """
+    if len(step_seconds) < 2 or steps < len(step_seconds):
+        raise ParameterError(
+            f"{len(step_seconds)} steps measured of {steps}: measure at least 2, and no more than all."
+        )
+    later = sorted(step_seconds[1:])
+    return step_seconds[0] + (steps - 1) * later[len(later) // 2]

@@ -8,7 +8,8 @@ from nbhelpers.evaluation.scoring import Evaluation
 COLOURS = ("#7f7f7f", "#c9a227", "#1f6fb4", "#c0504d", "#4f9d69", "#8064a2", "#e39bb0")
 
 
-def _axes(ax, width: float = 7.0, height: float = 3.6):
+def axes(ax, width: float = 7.0, height: float = 3.6):
+    """`ax`, or a new one of this size in inches; without the upper and right border."""
     import matplotlib.pyplot as plt
 
     if ax is None:
@@ -21,7 +22,7 @@ def plot_losses(losses: dict[str, list[float]], ax=None, window: int = 8):
     """Training loss by step of each variant: the steps faintly, their running mean over `window` steps on top."""
     import numpy as np
 
-    ax = _axes(ax)
+    ax = axes(ax)
     for colour, (name, values) in zip(cycle(COLOURS[2:]), losses.items(), strict=False):
         steps = np.arange(1, len(values) + 1)
         width = min(window, len(values))
@@ -37,7 +38,7 @@ def plot_scores(evaluations: list[Evaluation], ax=None):
     """Every score of every model with its 95 % bootstrap interval."""
     import numpy as np
 
-    ax = _axes(ax, width=8.5)
+    ax = axes(ax, width=8.5)
     scores = evaluations[0].scores
     share = 0.8 / len(evaluations)
     for k, (colour, evaluation) in enumerate(zip(cycle(COLOURS), evaluations, strict=False)):
@@ -58,7 +59,7 @@ def plot_tradeoff(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel:
 
     `points`: name -> (x, y). The dotted lines are the untuned model, which has neither.
     """
-    ax = _axes(ax, width=6.5, height=4.0)
+    ax = axes(ax, width=6.5, height=4.0)
     for colour, (name, (x, y)) in zip(cycle(COLOURS[2:]), points.items(), strict=False):
         reach = [[[m.value - m.low], [m.high - m.value]] for m in (x, y)]
         ax.errorbar(x.value, y.value, xerr=reach[0], yerr=reach[1], fmt="o", color=colour, capsize=3, label=name)
@@ -75,7 +76,7 @@ def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: s
     On the front lies a variant that no other one beats at both. Points are numbered, those whose numbers would lie on
     each other together, and named in the legend.
     """
-    ax = _axes(ax, width=8.5, height=4.6)
+    ax = axes(ax, width=8.5, height=4.6)
     front = [
         (x.value, y.value)
         for x, y in points.values()
@@ -123,7 +124,7 @@ def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: s
 
 def plot_spectra(spectra: dict[str, list[float]], ax=None):
     """Singular values of an update of one weight matrix by method, each relative to its largest, on a log scale."""
-    ax = _axes(ax)
+    ax = axes(ax)
     for colour, (name, values) in zip(cycle(COLOURS[2:]), spectra.items(), strict=False):
         ax.plot(range(1, len(values) + 1), [value / values[0] for value in values], color=colour, label=name)
     ax.set(xlabel="direction, the strongest first", ylabel="singular value over the largest")
@@ -134,7 +135,7 @@ def plot_spectra(spectra: dict[str, list[float]], ax=None):
 
 def plot_memory(predicted: dict[str, dict[str, int]], measured: dict[str, int], ax=None):
     """Predicted peak memory by part, stacked, with the measured peak as a mark, of each variant."""
-    ax = _axes(ax, height=1.6 + 0.5 * len(predicted))
+    ax = axes(ax, height=1.6 + 0.5 * len(predicted))
     parts = list(dict.fromkeys(part for parts in predicted.values() for part in parts))
     left = [0.0] * len(predicted)
     for colour, part in zip(cycle((*COLOURS[2:], *COLOURS[:2])), parts, strict=False):
@@ -157,7 +158,7 @@ def plot_lengths(lengths, candidates: list[int], ax=None):
     """
     import numpy as np
 
-    ax = _axes(ax)
+    ax = axes(ax)
     lengths = np.asarray(lengths)
     end = max(*candidates, np.percentile(lengths, 99.5)) * 1.02
     beyond = int((lengths > end).sum())
@@ -182,7 +183,7 @@ def plot_flow(table, ax=None):
 
     `table`: DataFrame with columns step, read, dropped, changed, kept, in the order in which the steps ran.
     """
-    ax = _axes(ax, width=8.0, height=1.2 + 0.36 * len(table))
+    ax = axes(ax, width=8.0, height=1.2 + 0.36 * len(table))
     ax.barh(table["step"], table["kept"], color=COLOURS[2], height=0.6, label="kept")
     ax.barh(table["step"], table["dropped"], left=table["kept"], color=COLOURS[3], height=0.6, label="dropped")
     widest = table["read"].max()
@@ -208,7 +209,7 @@ def plot_recall(table, ax=None, target: float = 0.95):
     """
     families = table.groupby(["step", "family"], sort=False).agg(n=("n", "sum"), mean=("recall", "mean"))
     steps = list(dict.fromkeys(table["step"]))
-    ax = _axes(ax, width=7.0, height=1.2 + 0.19 * (len(families) + len(steps)))
+    ax = axes(ax, width=7.0, height=1.2 + 0.19 * (len(families) + len(steps)))
     labels, y = [], 0
     for step in steps:
         labels.append((y, step, True))
@@ -240,7 +241,7 @@ def plot_skew(table, ax=None, most: int = 20):
     drawn = table.head(most + 1)
     left_out = len(table) - len(drawn)
     labels = list(table.columns[table.columns.get_loc("by_chance") + 1 :])
-    ax = _axes(ax, width=8.5, height=1.4 + 0.28 * len(drawn))
+    ax = axes(ax, width=8.5, height=1.4 + 0.28 * len(drawn))
     shares = {name.partition(": ")[2]: drawn[name].to_numpy() for name in labels[:5]}
     if labels[5:]:
         shares[f"{len(labels) - 5} other"] = drawn[labels[5:]].sum(axis=1).to_numpy()

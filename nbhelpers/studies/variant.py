@@ -17,7 +17,7 @@ from nbhelpers.core.errors import DivergedError, ModelError, ResourceError
 from nbhelpers.core.seeding import seed_everything
 from nbhelpers.cost import prices
 from nbhelpers.evaluation import constraints, forgetting, latency, likelihood, scoring
-from nbhelpers.models import adapters, loading, memory, saving
+from nbhelpers.models import adapters, loading, memory, memory_limits, saving
 from nbhelpers.training import checkpoints, forecast, sft
 from nbhelpers.training.monitoring import Finding
 
@@ -123,7 +123,9 @@ def tune(
     found: dict = {"validation_loss": {}}
     if expected:
         try:
-            memory.check(expected.peak_memory_bytes, hardware.memory_free(run.hardware.device), run.parameters.force)
+            memory_limits.check(
+                expected.peak_memory_bytes, hardware.memory_free(run.hardware.device), run.parameters.force
+            )
         except ResourceError as error:
             return {"left_out": str(error)}
         found |= {"predicted_peak_memory_bytes": expected.peak_memory_bytes, "predicted_seconds": expected.seconds}

@@ -6,7 +6,7 @@ import numpy as np
 
 from nbhelpers.core import hardware, memory_usage
 from nbhelpers.cost import prices, training_time
-from nbhelpers.models import encoding, loading, memory
+from nbhelpers.models import encoding, loading, memory, memory_limits
 from nbhelpers.training import batching
 
 RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
@@ -75,7 +75,7 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
         ResourceError: it would not fit even if the prediction were too high by its error margin (`force` overrides).
     """
     p, found = run.parameters, expected(run, method, train_dataset)
-    fits = memory.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), p.force)
+    fits = memory_limits.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), p.force)
     tokens = count_tokens(run, train_dataset).tokens
     print(f"{name:8} {fits}; {tokens:,} tokens in about {found.seconds:.0f} s, ${found.dollars:.4f}")
     run.predict(**{f"{name}.{key}": getattr(found, key) for key in RECORDED})

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from nbhelpers.models import adapters, loading, memory
+from nbhelpers.models import adapters, loading, memory, memory_limits
 from nbhelpers.training import forecast
 
 
@@ -26,7 +26,7 @@ def what_would_fit(trainer, dtype: str) -> str:
     ]
     with contextlib.suppress(KeyError, AttributeError):  # a model of another shape has no prediction
         shape = memory.Shape.from_config(model.config.to_dict())
-        now, changes = memory.remedies(
+        now, changes = memory_limits.remedies(
             shape, method, dtype, reads, size, device=model.device.type, optim=str(args.optim.value),
             gradient_checkpointing=args.gradient_checkpointing, lora_rank=getattr(config, "r", None) or 16,
             gradient_accumulation_steps=args.gradient_accumulation_steps,

@@ -3,7 +3,7 @@
 import datasets
 
 from nbhelpers.core import hardware
-from nbhelpers.models import encoding, memory
+from nbhelpers.models import encoding, memory_limits
 from nbhelpers.training import forecast, ppo
 from nbhelpers.training.forecast import RECORDED, Forecast
 
@@ -66,7 +66,7 @@ def rollouts(run, name: str, rows, updates: int, answers: int, config: ppo.PPOCo
 
 
 def _recorded(run, name: str, found: Forecast) -> Forecast:
-    fits = memory.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), run.parameters.force)
+    fits = memory_limits.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), run.parameters.force)
     print(f"{name:18} {fits}; about {found.seconds:.0f} s, ${found.dollars:.4f}")
     run.predict(**{f"{name}.{key}": getattr(found, key) for key in RECORDED})
     return found

@@ -10,7 +10,7 @@ import torch
 from nbhelpers.core import hardware, parameters, profiles
 from nbhelpers.core.errors import ParameterError
 
-PRICES = Path(__file__).parents[2] / "data" / "prices.csv"
+PRICES = Path(__file__).parents[2] / "data" / "gpu_prices.csv"
 
 
 def machine(gpu: str | None, gigabytes: float = 0) -> hardware.Hardware:

@@ -9,7 +9,7 @@ from saved_tensors import kept
 
 from nbhelpers.core import memory_usage
 from nbhelpers.core.errors import ModelError, ResourceError
-from nbhelpers.models import adapters, encoding, fast_paths, loading, memory
+from nbhelpers.models import adapters, encoding, fast_paths, loading, memory, memory_limits
 
 MIB = 2**20
 IA3 = ["k_proj", "v_proj", "down_proj"]
@@ -232,12 +232,12 @@ def test_only_a_cpu_pays_for_its_allocator(shape):
 
 
 def test_refuses_only_beyond_its_error_margin():
-    least = int(100 * MIB * (1 - memory.ERROR_MARGIN))
-    assert memory.check(100 * MIB, 200 * MIB).startswith("predicted")
-    assert memory.check(100 * MIB, least + MIB).startswith("WARNING")
+    least = int(100 * MIB * (1 - memory_limits.ERROR_MARGIN))
+    assert memory_limits.check(100 * MIB, 200 * MIB).startswith("predicted")
+    assert memory_limits.check(100 * MIB, least + MIB).startswith("WARNING")
     with pytest.raises(ResourceError, match="per_device_train_batch_size"):
-        memory.check(100 * MIB, least - MIB)
-    assert memory.check(100 * MIB, least - MIB, force=True).startswith("WARNING")
+        memory_limits.check(100 * MIB, least - MIB)
+    assert memory_limits.check(100 * MIB, least - MIB, force=True).startswith("WARNING")
 
 
 def test_ignore_is_the_label_that_torch_ignores():
@@ -271,10 +271,10 @@ def test_the_batch_size_is_the_largest_that_fits():
     def peak(size):
         return 100 + 10 * size
 
-    assert memory.fitting_batch_size(peak, 100 + 10 * 8) == 8
-    assert memory.fitting_batch_size(peak, 100 + 10 * 15) == 8
-    assert memory.fitting_batch_size(peak, 10**9, largest=32) == 32
-    assert memory.fitting_batch_size(peak, 105) == 0
+    assert memory_limits.fitting_batch_size(peak, 100 + 10 * 8) == 8
+    assert memory_limits.fitting_batch_size(peak, 100 + 10 * 15) == 8
+    assert memory_limits.fitting_batch_size(peak, 10**9, largest=32) == 32
+    assert memory_limits.fitting_batch_size(peak, 105) == 0
 
 
 @pytest.mark.parametrize(

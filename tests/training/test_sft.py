@@ -20,7 +20,7 @@ from nbhelpers.core.errors import AuditError, DivergedError, NotebookError
 from nbhelpers.core.hardware import Hardware
 from nbhelpers.core.profiles import PROFILES
 from nbhelpers.core.storage import repository_root
-from nbhelpers.models import encoding, fast_paths, loading, memory
+from nbhelpers.models import encoding, fast_paths, loading, memory, memory_limits
 from nbhelpers.training import batching, callbacks, forecast, row_encoding, sft
 
 CPU = Hardware("cpu", 2, 2**34, None, 0, "Linux")
@@ -301,7 +301,7 @@ def test_running_out_of_memory_ends_with_what_would_fit(tmp_path):
 def test_every_remedy_lowers_the_predicted_peak_and_the_cheapest_comes_first():
     shape = memory.Shape(576, 1536, 30, 9, 3, 64, 49152, True)
     plan = memory.Plan(10_000, 2_000, 2_048, 400)
-    now, changes = memory.remedies(shape, "full", "bfloat16", plan, 8)
+    now, changes = memory_limits.remedies(shape, "full", "bfloat16", plan, 8)
     assert [change.split()[0] for change, _ in changes][:3] == [
         "per_device_train_batch_size=4,",
         "gradient_checkpointing=True",
@@ -309,10 +309,10 @@ def test_every_remedy_lowers_the_predicted_peak_and_the_cheapest_comes_first():
     ]
     assert all(0 < peak < now for _, peak in changes)
     assert "a third more time" in changes[1][0]
-    _, frozen = memory.remedies(shape, "lora", "bfloat16", plan, 3, gradient_accumulation_steps=2)
+    _, frozen = memory_limits.remedies(shape, "lora", "bfloat16", plan, 3, gradient_accumulation_steps=2)
     assert frozen[0][0].startswith("per_device_train_batch_size=1, gradient_accumulation_steps=6"), "no half of three"
     assert frozen[1][0] == "gradient_checkpointing=True (half more time)"
-    _, changes = memory.remedies(shape, "qlora", "bfloat16", plan, 1, gradient_checkpointing=True)
+    _, changes = memory_limits.remedies(shape, "qlora", "bfloat16", plan, 1, gradient_checkpointing=True)
     assert [change.split()[0] for change, _ in changes] == ["half"]
 
 
@@ -390,7 +390,7 @@ def test_a_dora_on_four_bits_is_still_a_dora():
     shape = memory.Shape(576, 1536, 30, 9, 3, 64, 49152, True)
     plan = memory.Plan(10_000, 2_000, 2_048, 400)
     dora = {"adapter_parameters": 5_040_000, "adapter_width": 20_000}
-    _, changes = memory.remedies(shape, "lora", "bfloat16", plan, 8, device="cuda", **dora)
+    _, changes = memory_limits.remedies(shape, "lora", "bfloat16", plan, 8, device="cuda", **dora)
     told = dict(changes)["QLoRA: the base in four bits"]
     expected = memory.predict(shape, "qlora", "bfloat16", plan, weights_dtype="bfloat16", device="cuda", **dora)
     assert told == sum(expected.values())
