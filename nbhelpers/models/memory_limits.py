@@ -8,18 +8,22 @@ OF_THE_METHOD = ("adapter_parameters", "adapter_width", "optim")  # options of `
 ERROR_MARGIN = 0.3  # share by which a prediction may be off; Run refuses only beyond it
 
 
-def check(predicted_bytes: int, free_bytes: int, force: bool = False) -> str:
+def check(predicted_bytes: int, free_bytes: int, force: bool = False, changes=()) -> str:
     """One line that sets a prediction beside the free memory.
+
+    Args:
+        changes: of `remedies`: a refusal names the three cheapest of them that fit.
 
     Raises:
         ResourceError: even with the error margin taken off the prediction does not fit, and `force` is not set.
     """
     line = f"predicted peak {predicted_bytes / 2**30:.2f} GiB, free {free_bytes / 2**30:.2f} GiB"
     if predicted_bytes * (1 - ERROR_MARGIN) > free_bytes and not force:
-        raise ResourceError(
-            f"This will not fit: {line}. Halve per_device_train_batch_size (and double gradient_accumulation_steps), "
-            "lower max_length, switch gradient_checkpointing on, or set force=True to try all the same."
-        )
+        fitting = [f"{change}: {peak / 2**30:.2f} GiB" for change, peak in changes if peak <= free_bytes][:3]
+        advice = "What would fit, the cheapest first: " + "; ".join(fitting)
+        if not fitting:
+            advice = "Lower per_device_train_batch_size and max_length, and switch gradient_checkpointing on"
+        raise ResourceError(f"This will not fit: {line}. {advice}, or set force=True to try all the same.")
     return line if predicted_bytes <= free_bytes else f"WARNING: {line}; it may run out of memory"
 
 

@@ -36,7 +36,7 @@ def rows(path=None) -> list[dict]:
 
     Raises:
         DataError: a source without such a line.
-        ModelError: a model that data/models.json has not.
+        ModelError: a model that data/model_shapes.json has not.
     """
     assumed = {row["source"]: row for row in _table(repository_root() / "data" / "published_memory_assumed.csv")}
     found = []

@@ -12,7 +12,7 @@ NOT_GATED = ("phi", "gpt_neox", "gpt2", "opt", "bloom", "starcoder2")  # an MLP 
 
 
 def _known() -> dict[str, dict]:
-    return storage.read_json(storage.repository_root() / "data" / "models.json")
+    return storage.read_json(storage.repository_root() / "data" / "model_shapes.json")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Shape:
 
     @classmethod
     def named(cls, name: str) -> "Shape":
-        """Of a model of data/models.json, or of a folder. Raises ModelError that lists what is known."""
+        """Of a model of data/model_shapes.json, or of a folder. Raises ModelError that lists what is known."""
         known = _known()
         if name in known:
             return cls.from_config(known[name])
@@ -84,7 +84,7 @@ class Shape:
 
     @staticmethod
     def names() -> list[str]:
-        """The models of data/models.json, the smallest first."""
+        """The models of data/model_shapes.json, the smallest first."""
         return list(_known())
 
     @property

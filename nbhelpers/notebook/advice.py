@@ -37,7 +37,7 @@ def advise(
         examples: rows of the task that there are, or pairs where the goal is `behaviour`.
         updates: how often what it must know changes: `never`, `monthly`, `daily`.
         gpu_memory_bytes: of the GPU that there is; 0: none.
-        model: a name of data/models.json, for what fits.
+        model: a name of data/model_shapes.json, for what fits.
         instruct: whether it is a chat model already.
         milliseconds: that a token of an answer may take; None: it does not matter.
         commercial: whether the result is sold.

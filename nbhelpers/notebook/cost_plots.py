@@ -65,7 +65,7 @@ def plot_heat_map(values, ax=None):
     ax.set_xticks(range(values.shape[1]), values.columns, rotation=30, ha="right")
     ax.set_yticks(range(len(values)), values.index)
     ax.annotate(
-        "Share of the GPU's memory for one row of the longest length. Source: data/models.json, data/gpus.csv.",
+        "Share of the GPU's memory for one row of the longest length. Source: data/model_shapes.json, data/gpus.csv.",
         (0, 1.02), xycoords="axes fraction", fontsize=7, color="#666666",
     )  # fmt: skip
     return ax

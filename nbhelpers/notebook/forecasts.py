@@ -5,6 +5,7 @@ from pathlib import Path
 from nbhelpers.core import storage
 
 TRAINING = ("02_peft_qlora", "03_full_fine_tuning", "04_instruction_tuning", "05_rlhf_dpo")
+WHAT = {"peak_memory_bytes": "peak bytes", "seconds": "seconds", "probed_seconds": "seconds, after three steps"}
 
 
 def compared(folder: Path):
@@ -23,13 +24,14 @@ def compared(folder: Path):
         if not (place / name / "metrics.json").exists():
             continue
         found = storage.read_json(place / name / "metrics.json")
-        for key, predicted in found["predicted"].items():
+        probes = {key: x for key, x in found["measured"].items() if key.endswith(".probed_seconds")}
+        for key, predicted in (found["predicted"] | probes).items():
             variant, _, what = key.rpartition(".")
-            if what in ("peak_memory_bytes", "seconds") and found["measured"].get(key):
-                measured = found["measured"][key]
+            if what in WHAT and found["measured"].get(key):
+                measured = found["measured"][key.replace("probed_", "")]
                 rows.append(
                     {
-                        "notebook": name, "training": variant, "what": what, "predicted": predicted,
+                        "notebook": name, "training": variant, "what": WHAT[what], "predicted": predicted,
                         "measured": measured, "error": predicted / measured - 1,
                         "from": "reference" if place is reference else "this run",
                     }

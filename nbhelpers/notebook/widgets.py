@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import os
 import random
 import textwrap
 
@@ -18,9 +19,12 @@ def interactive() -> bool:
     """Whether somebody is there to move a slider: True in a live notebook front end, False wherever nobody can answer.
 
     A front end says with every cell that it runs whether it could ask its user for input (`allow_stdin` of the Jupyter
-    messaging protocol). JupyterLab says yes; nbclient, nbconvert and papermill say no. A script and IPython in a
-    terminal cannot show widgets: False.
+    messaging protocol). JupyterLab says yes; nbclient, nbconvert and papermill say no. Voilà, which runs the cells for
+    somebody who then moves the sliders, names itself to the kernel. A script and IPython in a terminal cannot show
+    widgets: False.
     """
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
+        return True
     try:
         from IPython import get_ipython
     except ImportError:

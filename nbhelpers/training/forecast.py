@@ -74,10 +74,14 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
     Raises:
         ResourceError: it would not fit even if the prediction were too high by its error margin (`force` overrides).
     """
-    p, found = run.parameters, expected(run, method, train_dataset)
-    fits = memory_limits.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), p.force)
-    tokens = count_tokens(run, train_dataset).tokens
-    print(f"{name:8} {fits}; {tokens:,} tokens in about {found.seconds:.0f} s, ${found.dollars:.4f}")
+    p, found, plan = run.parameters, expected(run, method, train_dataset), count_tokens(run, train_dataset)
+    _, changes = memory_limits.remedies(
+        memory.Shape.of(loading.fetch(p.model_id)), method, run.dtype, plan, p.per_device_train_batch_size,
+        lora_rank=p.lora_rank, gradient_checkpointing=p.gradient_checkpointing, device=run.hardware.device,
+        gradient_accumulation_steps=p.gradient_accumulation_steps,
+    )  # fmt: skip
+    fits = memory_limits.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), p.force, changes)
+    print(f"{name:8} {fits}; {plan.tokens:,} tokens in about {found.seconds:.0f} s, ${found.dollars:.4f}")
     run.predict(**{f"{name}.{key}": getattr(found, key) for key in RECORDED})
     return found
 
@@ -101,14 +105,18 @@ def measured(run, forecasts: dict[str, Forecast], trainings: dict, peaks: dict[s
         found = (peaks[name].bytes, training.seconds, prices.dollars(training.seconds, price))
         run.measure(**{f"{name}.{key}": value for key, value in zip(RECORDED, found, strict=True)})
         run.measure(**{f"{name}.tokens_per_second": training.tokens_per_second})
-        expected = forecasts[name]
+        expected, probe = forecasts[name], training.probed_seconds
+        if probe:
+            run.measure(**{f"{name}.probed_seconds": probe})
         rows[name] = {
             ("peak memory (MiB)", "predicted"): round(expected.peak_memory_bytes / 2**20),
             ("peak memory (MiB)", "measured"): round(found[0] / 2**20),
             ("peak memory (MiB)", "off by"): _off(expected.peak_memory_bytes, found[0]),
             ("time (s)", "predicted"): round(expected.seconds),
+            ("time (s)", "after 3 steps"): round(probe) if probe else "",
             ("time (s)", "measured"): round(training.seconds),
             ("time (s)", "off by"): _off(expected.seconds, training.seconds),
+            ("time (s)", "then off by"): _off(probe, training.seconds) if probe else "",
             ("", "tokens/s"): round(training.tokens_per_second),
             ("", "dollars"): f"{found[2]:.4f}",
         }

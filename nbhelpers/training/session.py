@@ -3,9 +3,14 @@
 import time
 from dataclasses import dataclass
 
+import torch
+from transformers import TrainerCallback
+
 from nbhelpers.core import memory_usage
 from nbhelpers.core.errors import ResourceError
 from nbhelpers.training import checkpoints, memory_advice
+
+PROBED = 3  # steps
 
 
 @dataclass(frozen=True)
@@ -13,16 +18,43 @@ class Training:
     """What one training did.
 
     `losses` has one mean negative log-likelihood (nats a labelled token) an optimizer step; `tokens` counts real
-    tokens, padding left out; `seconds` is wall time of the steps.
+    tokens, padding left out; `seconds` is wall time of the steps. `probed_seconds` is what the first steps of this very
+    model said of all of them (`probed`); None where there were too few.
     """
 
     losses: list[float]
     tokens: int
     seconds: float
+    probed_seconds: float | None = None
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds
+
+
+class _Probe(TrainerCallback):
+    """Tokens and seconds behind each of the first PROBED steps."""
+
+    def __init__(self, progress):
+        self.progress, self.marks = progress, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if len(self.marks) < PROBED:
+            if args.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.marks.append(self.progress())
+
+
+def probed(marks: list[checkpoints.Progress], tokens: int) -> float | None:
+    """Seconds of a training of `tokens` by its first steps: what they took, and the rest at their rate.
+
+    The first step, which compiles and warms up, counts as it was and not in the rate.
+    """
+    if len(marks) < PROBED or tokens <= marks[-1].tokens:
+        return None
+    first, last = marks[0], marks[-1]
+    rate = (last.seconds - first.seconds) / (last.tokens - first.tokens)
+    return last.seconds + rate * (tokens - last.tokens)
 
 
 class Session:
@@ -65,6 +97,8 @@ def train(trainer, resume: str = "never") -> Training:
     folder, trainer.before = found or (None, checkpoints.Progress())
     if folder:
         print(f"going on from {folder.name} of {trainer.args.max_steps} steps")
+    probe = _Probe(trainer.progress)
+    trainer.add_callback(probe)
     trainer.real_tokens, trainer.started = 0, time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
@@ -74,4 +108,5 @@ def train(trainer, resume: str = "never") -> Training:
         raise ResourceError(memory_advice.what_would_fit(trainer, computing_dtype(trainer.args))) from error
     done = trainer.progress()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Training([float(loss) for loss in losses], done.tokens, done.seconds)
+    trainer.remove_callback(probe)
+    return Training([float(loss) for loss in losses], done.tokens, done.seconds, probed(probe.marks, done.tokens))

@@ -240,6 +240,12 @@ def test_refuses_only_beyond_its_error_margin():
     assert memory_limits.check(100 * MIB, least - MIB, force=True).startswith("WARNING")
 
 
+def test_a_refusal_names_the_three_cheapest_changes_that_fit():
+    changes = [("a", 90 * MIB), ("b", 40 * MIB), ("c", 30 * MIB), ("d", 20 * MIB), ("e", 10 * MIB)]
+    with pytest.raises(ResourceError, match=r"cheapest first: b: 0\.04 GiB; c: 0\.03 GiB; d: 0\.02 GiB, or set force"):
+        memory_limits.check(100 * MIB, 50 * MIB, changes=changes)
+
+
 def test_ignore_is_the_label_that_torch_ignores():
     assert torch.nn.CrossEntropyLoss().ignore_index == encoding.IGNORE
 

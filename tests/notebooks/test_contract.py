@@ -117,6 +117,7 @@ def test_has_one_parameters_cell_of_commented_literals(path):
         "push_to_hub",
         "license",
         "plan_model",
+        "instruct",
         "gpu",
         "api",
         "prices_file",

@@ -1,0 +1,76 @@
+"""The figures, tables and sliders of cost, and what the suite says of itself."""
+
+import json
+
+import pytest
+
+from nbhelpers.core import storage
+from nbhelpers.cost import planner, project
+from nbhelpers.models import published_memory
+from nbhelpers.notebook import cost_plots, cost_widgets, forecasts, suite_map, widgets
+
+JOB = planner.Job("Llama-3.1-8B", 10_000, 400, 1024)
+SERVING = (4.0, 900.0, 50.0, "gpt-4.1-mini")
+
+
+def test_headless_the_table_for_the_parameters_is_printed(capsys):
+    assert cost_widgets.explore(JOB, "qlora", "L4", 12, *SERVING) is None
+    out = capsys.readouterr().out
+    assert "L4" in out
+    assert "H100" not in out
+    assert "50 million answer tokens a month: $61.73 self-hosted" in out
+    assert "$80.00 from gpt-4.1-mini" in out
+
+
+def test_a_slider_changes_the_table(monkeypatch):
+    monkeypatch.setattr(widgets, "interactive", lambda: True)
+    shown = cost_widgets.explore(JOB, "all", "all", 12, *SERVING)
+    controls, page = shown.children
+    by_name = {control.description: control for control in controls.children}
+    before = page.value
+    by_name["max_length"].value = 8192
+    assert page.value != before
+    by_name["model"].value = "Llama-3.1-70B"
+    assert "needs" in page.value
+    by_name["M tokens/month"].value = 500
+    assert "500 million answer tokens" in page.value
+    by_name["deadline (h)"].value = -1
+    assert "deadline_hours=-1" in page.value
+
+
+def test_every_figure_has_units_and_most_a_source():
+    ranked = planner.rank(JOB, 12)
+    figures = [
+        cost_plots.plot_published(published_memory.rows()),
+        cost_plots.plot_options(ranked),
+        cost_plots.plot_break_even({"own": (100, 0), "api": (0, 2)}, 80, "answer tokens a month (millions)"),
+        cost_plots.plot_tornado({"a": (1, 5), "b": (2, 3)}, 2.5, "dollars"),
+        cost_plots.plot_phases(project.phases(100)),
+    ]
+    for ax in figures:
+        assert any(unit in ax.get_xlabel() for unit in ("GiB", "hours", "millions", "dollars"))
+    for ax in figures[:3]:
+        assert any("Source: data/" in text.get_text() for text in ax.texts)
+
+
+def test_a_run_stands_before_the_reference(tmp_path):
+    reference = forecasts.compared(tmp_path)
+    assert set(reference["from"]) == {"reference"}
+    assert {"02_peft_qlora", "03_full_fine_tuning"} <= set(reference["notebook"])
+    own = tmp_path / "02_peft_qlora"
+    own.mkdir()
+    record = {
+        "predicted": {"LoRA.seconds": 90.0, "LoRA.dollars": 1.0},
+        "measured": {"LoRA.seconds": 100.0, "LoRA.dollars": 1.0},
+    }
+    (own / "metrics.json").write_text(json.dumps(record))
+    mixed = forecasts.compared(tmp_path)
+    first = mixed[mixed["notebook"] == "02_peft_qlora"]
+    assert first[["training", "what", "from"]].values.tolist() == [["LoRA", "seconds", "this run"]]
+    assert first["error"].item() == pytest.approx(-0.1)
+
+
+def test_the_map_names_every_notebook_with_its_question():
+    table = suite_map.suite_map()
+    assert len(table) == len(list((storage.repository_root() / "notebooks").glob("[0-9]*.ipynb")))
+    assert table["question"].str.endswith("?").all()

@@ -1,0 +1,110 @@
+"""The sliders of notebook 07 in a real browser: JupyterLab with headless Chromium. Skipped where Chromium is not."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing, contextmanager
+
+import nbformat
+import pytest
+
+from nbhelpers.core.storage import repository_root
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver (Debian's packages)"),
+]
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def jupyterlab(folder):
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"]
+    command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
+    with open(folder / "lab.log", "w") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    try:
+        wait(lambda: answers(f"http://127.0.0.1:{port}/api/status"), "JupyterLab does not answer")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+def wait(condition, otherwise: str, seconds: float = 600.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(otherwise)
+
+
+@contextmanager
+def browser():
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1400"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def test_a_slider_moved_in_jupyterlab_changes_the_table(tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    notebook = nbformat.read(repository_root() / "notebooks" / "07_cost_analysis.ipynb", as_version=4)
+    parameters = next(cell for cell in notebook.cells if cell.id == "parameters")
+    parameters.source = parameters.source.replace(
+        'output_dir: str = "outputs"', f'output_dir: str = "{tmp_path}/outputs"'
+    )
+    nbformat.write(notebook, tmp_path / "07.ipynb")
+    with jupyterlab(tmp_path) as url, browser() as driver:
+        driver.get(f"{url}/lab/tree/07.ipynb")
+        opened = "return !!(window.jupyterapp && window.jupyterapp.shell.currentWidget?.context?.isReady)"
+        wait(lambda: driver.execute_script(opened), "the notebook does not open")
+        kernel = "return window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+        wait(lambda: driver.execute_script(kernel) == "idle", "no kernel")
+        driver.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+
+        def explorer():
+            script = "window.jupyterapp.shell.currentWidget.content.widgets.find(c => c.model.id === 'explore')"
+            driver.execute_script(f"const c = {script}; if (c) c.node.scrollIntoView()")
+            found = driver.find_elements(By.CSS_SELECTOR, ".jupyter-widgets.widget-html table")
+            return found[0] if found else None
+
+        table = wait(explorer, "no table of options: " + (tmp_path / "lab.log").read_text()[-500:])
+        before = table.text
+        assert "H100" in before
+        label = next(x for x in driver.find_elements(By.CSS_SELECTOR, ".widget-slider label") if x.text == "max_length")
+        handle = label.find_element(By.XPATH, "..").find_element(By.CSS_SELECTOR, ".noUi-handle")
+        handle.click()
+        for _ in range(5):
+            handle.send_keys(Keys.ARROW_RIGHT)
+        wait(lambda: explorer().text != before, "the table did not change")
+        driver.save_screenshot(str(tmp_path / "explorer.png"))
