@@ -52,7 +52,8 @@ bench: $(READY)
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 wheelhouse: $(READY)
-	$(BIN)/python -m pip wheel -q --disable-pip-version-check -w wheelhouse -r requirements.txt "setuptools>=77"
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check -w wheelhouse -r requirements.txt "setuptools>=77" \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip download -q --disable-pip-version-check --no-deps -d wheelhouse \
 		$$($(BIN)/python -c "from nbhelpers.models.embedded import WHEEL; print(WHEEL['requirement'])")
 	@echo "wheelhouse: $$(ls wheelhouse | wc -l) files, $$(du -sh wheelhouse | cut -f1)"

@@ -5,8 +5,8 @@ plain way of transformers and peft, in a process of its own. It stops after `--m
 with the hardware in each row. Measured rows go to data/measured_memory.csv.
 
 Full, LoRA and, where bitsandbytes is, QLoRA; with and without gradient checkpointing; eager, SDPA and FlashAttention
-where it is installed; two lengths and batches. torch, transformers and peft suffice. On a CPU a tiny config runs
-(`--models tiny`), and peaks are those of the process.
+where it is installed; two lengths and batches. What is measured is what the loaded model holds and the peak beyond it.
+torch, transformers and peft suffice. On a CPU a tiny config runs (`--models tiny`), and peaks are those of the process.
 """
 
 import argparse
@@ -40,16 +40,17 @@ def config_of(name: str) -> dict:
 def settings(models: tuple[str, ...], gpu: bool) -> list[dict]:
     """What is measured, the most telling first: each model with each method, then what changes memory."""
     methods = ["lora", "full"] + (["qlora"] if gpu and importlib.util.find_spec("bitsandbytes") else [])
-    kernels = ["sdpa", "eager"] + (["flash_attention_2"] if importlib.util.find_spec("flash_attn") else [])
-    sizes = [(1024, 2), (2048, 1)] if gpu else [(32, 2), (64, 1)]
+    flash = ["flash_attention_2"] if importlib.util.find_spec("flash_attn") else []
+    short, long = ((512, 2), (2048, 2)) if gpu else ((32, 2), (128, 2))
+    changes = [("sdpa", True, short), ("sdpa", True, long), ("sdpa", False, short), ("eager", True, short)]
+    changes += [(kernel, True, long) for kernel in flash]
+    changes += [("sdpa", True, (long[0], 2 * long[1])), ("eager", True, long), ("sdpa", False, long)]
     keys = ("model", "method", "checkpointing", "attention", "length", "batch")
-    found = []
-    for kernel, lean, (length, batch) in itertools.product(kernels, (True, False), sizes):
-        found += [
-            dict(zip(keys, (model, method, lean, kernel, length, batch), strict=True))
-            for model, method in itertools.product(models, methods)
-        ]
-    return found
+    return [
+        dict(zip(keys, (model, method, lean, kernel, length, batch), strict=True))
+        for kernel, lean, (length, batch) in changes
+        for model, method in itertools.product(models, methods)
+    ]
 
 
 def predicted(row: dict, device: str) -> int:
@@ -77,20 +78,22 @@ def measure(row: dict) -> dict:
     stated = {key: value for key, value in config_of(row["model"]).items() if key not in ("hub", "license")}
     config = AutoConfig.for_model(stated.pop("model_type"), **stated)
     torch.manual_seed(0)
+    before = memory_usage.held(device)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=row["attention"])
+    if row["method"] == "qlora":
+        quantise(model)
+    if row["checkpointing"]:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if row["method"] != "full":
+        model.requires_grad_(False)
+        model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model.enable_input_require_grads()
+    loaded = memory_usage.held(device) - before
+    ids = torch.randint(3, config.vocab_size, (row["batch"], row["length"]), device=device)
+    seconds = []
     with memory_usage.peak(device) as peak:
-        with torch.device(device):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=row["attention"])
-        if row["method"] == "qlora":
-            model = _four_bit(model, device)
-        if row["checkpointing"]:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if row["method"] != "full":
-            model.requires_grad_(False)
-            model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-            model.enable_input_require_grads()
         optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
-        ids = torch.randint(3, config.vocab_size, (row["batch"], row["length"]), device=device)
-        seconds = []
         for _ in range(STEPS):
             start = time.perf_counter()
             model.train()(input_ids=ids, labels=ids).loss.backward()
@@ -101,27 +104,31 @@ def measure(row: dict) -> dict:
             seconds.append(time.perf_counter() - start)
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     rate = ids.numel() / min(seconds[1:])
-    result = row | {"measured": peak.bytes, "predicted": predicted(row, device), "tokens_per_second": round(rate)}
+    result = row | {
+        "measured": loaded + peak.bytes,
+        "predicted": predicted(row, device),
+        "tokens_per_second": round(rate),
+    }
     return result | {"device": name, "torch": torch.__version__}
 
 
-def _four_bit(model, device: str):
+def quantise(model) -> None:
+    """Put NF4 in the place of every linear layer but the head, one after the other: the old weights are let go of."""
     import bitsandbytes
     import torch
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
-            parent = model.get_submodule(name.rpartition(".")[0])
-            packed = bitsandbytes.nn.Linear4bit(
-                module.in_features, module.out_features, bias=module.bias is not None,
-                compute_dtype=torch.bfloat16, quant_type="nf4",
-            )  # fmt: skip
-            packed.weight = bitsandbytes.nn.Params4bit(
-                module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
-            )
-            setattr(parent, name.rpartition(".")[2], packed.to(device))
+    for name in [name for name, x in model.named_modules() if isinstance(x, torch.nn.Linear) and "lm_head" not in name]:
+        above, _, last = name.rpartition(".")
+        old = model.get_submodule(name)
+        new = bitsandbytes.nn.Linear4bit(
+            old.in_features, old.out_features, old.bias is not None, torch.bfloat16, quant_type="nf4", device="meta"
+        )
+        new.weight = bitsandbytes.nn.Params4bit(
+            old.weight.data.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True
+        ).to(old.weight.device)
+        new.bias = old.bias
+        setattr(model.get_submodule(above), last, new)
     model.is_loaded_in_4bit = True
-    return model
 
 
 def main() -> None:

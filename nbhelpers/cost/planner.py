@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nbhelpers.core.errors import ParameterError
-from nbhelpers.cost import prices, training_time
+from nbhelpers.cost import prices, project, training_time
 from nbhelpers.cost.project import positive
 from nbhelpers.models import memory
 from nbhelpers.models.memory import Plan
@@ -16,6 +16,8 @@ UTILISATION = 0.35  # share of a GPU's peak that a training reaches; of a given 
 # Median of the training runtimes of QLoRA over LoRA, of 8 models on an A10G: 1.08 to 2.05 (litgpt,
 # config_hub/finetune/README.md, read 2026-11-29).
 QLORA_SLOWDOWN = 1.4
+GPUS, EFFICIENCY = (1, 2, 4, 8), 0.9  # of one machine; share of the speed that is left each time their number doubles
+SPOT_INTERRUPTION = (30, 4)  # seconds for a checkpoint, hours between two interruptions
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,15 @@ class Job:
     epochs: float = 3
     batch_rows: int = 16  # an optimizer step sees
     lora_rank: int = 16
+
+    def __post_init__(self):
+        """Raises ParameterError for a number below 1, or rows longer on average than the longest."""
+        positive(
+            rows=self.rows, tokens_per_row=self.tokens_per_row, max_length=self.max_length, epochs=self.epochs,
+            batch_rows=self.batch_rows, lora_rank=self.lora_rank,
+        )  # fmt: skip
+        if self.tokens_per_row > self.max_length:
+            raise ParameterError(f"tokens_per_row={self.tokens_per_row:g} exceeds max_length={self.max_length}.")
 
     @property
     def tokens(self) -> float:
@@ -53,6 +64,7 @@ class Option:
     gpu_bytes: int
     hours: float
     dollars: float
+    gpus: int = 1
     lost: str = ""
 
     @property
@@ -60,12 +72,12 @@ class Option:
         return self.peak_bytes <= self.gpu_bytes
 
 
-def peak(job: Job, shape: Shape, method: str, dtype: str, rows: int, checkpointing: bool) -> int:
-    """Bytes that a GPU shows as used while `rows` are trained at once."""
+def peak(job: Job, shape: Shape, method: str, dtype: str, rows: int, checkpointing: bool, gpus: int = 1) -> int:
+    """Bytes that a GPU shows as used while it trains `rows` at once; the model is sharded over several GPUs (FSDP)."""
     tokens = rows * job.max_length
     parts = memory.predict(
         shape, method, dtype, Plan(tokens, tokens, tokens, tokens), job.lora_rank, checkpointing, "cuda",
-        max(1, job.batch_rows // rows), memory.weights_dtype(method, dtype),
+        max(1, job.batch_rows // rows // gpus), memory.weights_dtype(method, dtype), gpus=gpus, sharding="fsdp",
     )  # fmt: skip
     return memory.reserved(sum(parts.values()))
 
@@ -75,51 +87,76 @@ def hours(job: Job, shape: Shape, method: str, tflops: float, checkpointing: boo
     positive(tflops=tflops, utilisation=utilisation)
     if utilisation > 1:
         raise ParameterError(f"utilisation={utilisation:g}: at most 1, the whole peak.")
-    plan = Plan(int(job.tokens), int(job.tokens), 0, 0)
     slower = QLORA_SLOWDOWN if method == "qlora" else 1
-    flops = training_time.training_flops(shape, method, plan, checkpointing)
-    return slower * flops / (tflops * 1e12 * utilisation) / 3600
+    return slower * flops(job, shape, method, checkpointing) / (tflops * 1e12 * utilisation) / 3600
 
 
-def option(job: Job, shape: Shape, offer: prices.Price, method: str, utilisation: float) -> Option:
-    """The fastest setting of a method that fits on an offer: the largest micro-batch, checkpointing where it must."""
+def flops(job: Job, shape: Shape, method: str, checkpointing: bool) -> float:
+    """Operations of the training, attention over rows of the average length included."""
+    plan = Plan(int(job.tokens), int(job.tokens), 0, 0)
+    return training_time.training_flops(shape, method, plan, checkpointing, job.tokens_per_row)
+
+
+def option(
+    job: Job, shape: Shape, offer: prices.Price, method: str, utilisation: float, deadline_hours: float
+) -> Option:
+    """The fewest GPUs of an offer that do a job in time, with the fastest setting that fits.
+
+    The largest micro-batch that fits, with checkpointing where it must be. Spot machines also lose the time that
+    `project.spot` says, at SPOT_INTERRUPTION.
+    """
     gpu = prices.gpu(offer.gpu)
     dtype = "bfloat16" if gpu.bfloat16 else "float16"
-    sizes = [2**n for n in range(int(math.log2(job.batch_rows)), -1, -1)]
-    settings = [(rows, lean) for lean in (False, True) for rows in sizes]
-    for rows, lean in settings:
-        needed = peak(job, shape, method, dtype, rows, lean)
-        if needed <= gpu.memory_bytes:
+    for count in GPUS:
+        sizes = [n for n in range(min(64, job.batch_rows), 0, -1) if job.batch_rows % (n * count) == 0] or [1]
+        for lean, rows in [(lean, rows) for lean in (False, True) for rows in sizes]:
+            needed = peak(job, shape, method, dtype, rows, lean, count)
+            if needed <= gpu.memory_bytes:
+                break
+        alone = hours(job, shape, method, gpu.tflops, lean, utilisation)
+        if offer.kind == "spot":
+            alone = project.spot(alone, *SPOT_INTERRUPTION).hours
+        efficiency = EFFICIENCY ** math.log2(count)
+        took, cost = project.several_gpus(3600 * alone, offer.dollars_per_hour, count, efficiency)
+        took /= 3600
+        if needed <= gpu.memory_bytes and took <= deadline_hours:
             break
-    took = hours(job, shape, method, gpu.tflops, lean, utilisation)
-    cost = took * offer.dollars_per_hour
-    return Option(offer.name, gpu.gpu, method, rows, lean, needed, gpu.memory_bytes, took, cost)
+    return Option(offer.name, gpu.gpu, method, rows, lean, needed, gpu.memory_bytes, took, cost, count)
 
 
 def rank(
-    job: Job, deadline_hours: float, budget: float = math.inf, methods=METHODS, utilisation=UTILISATION, path=None
-) -> list[Option]:
-    """Every offer with one GPU and every method, the best first: cheapest of those that fit in memory, time and budget.
+    job: Job, deadline_hours: float, budget: float = math.inf, methods=METHODS, utilisation=UTILISATION, path=None,
+    gpu: str = "all",
+) -> list[Option]:  # fmt: skip
+    """Every offer and every method, the best first: the cheapest of those that fit in memory, time and budget.
 
-    Workers that are billed all day (`active`) are for serving and left out.
+    Of each offer as few GPUs as do it. Workers that are billed all day (`active`) are for serving and left out.
 
     Args:
         path: another price table, as `prices.prices`.
+        gpu: offers with this GPU alone; `all`: every offer.
 
     Raises:
-        ParameterError: a deadline, budget or size that is not above 0, or an unknown method.
+        ParameterError: a deadline, budget or size that is not above 0, an unknown method or GPU, or no offer.
         ModelError: an unknown model.
     """
-    positive(deadline_hours=deadline_hours, rows=job.rows, tokens_per_row=job.tokens_per_row, epochs=job.epochs)
+    positive(deadline_hours=deadline_hours)
+    if not budget > 0:
+        raise ParameterError(f"budget={budget!r}: a number above 0 is needed.")
     if unknown := [method for method in methods if method not in METHODS]:
         raise ParameterError(f"methods={unknown!r}: choose of {', '.join(METHODS)}.")
     shape = Shape.named(job.model)
     single = [offer for offer in prices.offers(path) if offer.gpus == 1 and offer.kind != "active"]
-    options = [option(job, shape, offer, method, utilisation) for offer in single for method in methods]
+    rented = sorted({offer.gpu for offer in single})
+    single = [offer for offer in single if gpu in ("all", offer.gpu)]
+    if not single:
+        raise ParameterError(f"gpu={gpu!r}: the price table has offers of one {', '.join(rented) or 'GPU: none'}.")
+    options = [option(job, shape, offer, m, utilisation, deadline_hours) for offer in single for m in methods]
 
     def reason(one: Option) -> str:
         if not one.fits:
-            return f"needs {one.peak_bytes / 2**30:.0f} GiB, the GPU has {one.gpu_bytes / 2**30:.0f}"
+            each = f" on each of {one.gpus}" if one.gpus > 1 else ""
+            return f"needs {one.peak_bytes / 2**30:.0f} GiB{each}, the GPU has {one.gpu_bytes / 2**30:.0f}"
         if one.hours > deadline_hours:
             return f"takes {one.hours:.1f} h, the deadline is {deadline_hours:g}"
         return f"costs ${one.dollars:.2f}, the budget is ${budget:g}" if one.dollars > budget else ""
@@ -132,7 +169,20 @@ def rank(
     return best + dearer + bad
 
 
+def best(options: list[Option]) -> Option:
+    """The winner of `rank`. Raises ParameterError that names the nearest option where none qualifies."""
+    if options[0].lost:
+        near = options[0]
+        raise ParameterError(
+            f"No option qualifies. The nearest, {near.gpus} x {near.gpu} with {near.method}, {near.lost}. Allow more "
+            "time or money, or take a smaller model or shorter rows."
+        )
+    return options[0]
+
+
 def _beside(one: Option, best: Option) -> str:
+    if not best.dollars:
+        return f"${one.dollars:.2f} more"
     faster = f", {best.hours / one.hours:.1f} times as fast" if one.hours < 0.9 * best.hours else ""
     return f"{one.dollars / best.dollars:.1f} times the price{faster}"
 
@@ -157,7 +207,7 @@ def tornado(
 def implied_utilisation(job: Job, method: str, gpu: str, took_hours: float) -> float:
     """The share of a GPU's peak that a published time means, if the job was this one."""
     positive(took_hours=took_hours)
-    return hours(job, Shape.named(job.model), method, prices.gpu(gpu).tflops, False, 1.0) / took_hours
+    return flops(job, Shape.named(job.model), method, True) / (prices.gpu(gpu).tflops * 1e12 * 3600) / took_hours
 
 
 def rules_of_thumb(tokens_per_row: int = 512, epochs: float = 3):

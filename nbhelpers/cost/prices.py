@@ -1,7 +1,8 @@
 """What machines cost an hour, from `data/gpu_prices.csv`, what their GPUs are, and what a time on one comes to."""
 
 import csv
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nbhelpers.core.errors import NotebookError, ParameterError
@@ -61,8 +62,10 @@ def table(name: str, *numbers: str, path: str | Path | None = None) -> list[dict
                 raise ParameterError(f"{path.name} has no column {column}; it has {', '.join(row)}.") from None
             except (TypeError, ValueError):
                 raise ParameterError(f"{path.name}, line {line}: {column} is {row[column]!r}, not a number.") from None
-            if not row[column] >= 0:
-                raise ParameterError(f"{path.name}, line {line}: {column} is {row[column]:g}; it cannot be negative.")
+            if not (row[column] >= 0 and math.isfinite(row[column])):
+                raise ParameterError(
+                    f"{path.name}, line {line}: {column} is {row[column]:g}; it is 0 or a number above."
+                )
     return rows
 
 
@@ -76,10 +79,13 @@ def prices(path: str | Path | None = None) -> dict[str, Price]:
         NotebookError, ParameterError: as `table`; also an unknown kind.
     """
     found: dict[str, Price] = {}
-    for row in sorted(table("gpu_prices", "dollars_per_hour", "gpus", path=path), key=lambda row: row["date"]):
+    rows, columns = table("gpu_prices", "dollars_per_hour", "gpus", path=path), [field.name for field in fields(Price)]
+    if missing := [name for name in columns if rows and name not in rows[0]]:
+        raise ParameterError(f"The price table has no column {', '.join(missing)}; it needs {', '.join(columns)}.")
+    for row in sorted(rows, key=lambda row: row["date"]):
         if row["kind"] not in KINDS:
             raise ParameterError(f"{row['name']}: kind is {row['kind']!r}; choose {', '.join(KINDS)}.")
-        found[row["name"]] = Price(**(row | {"gpus": int(row["gpus"])}))
+        found[row["name"]] = Price(**({name: row[name] for name in columns} | {"gpus": int(row["gpus"])}))
     return found
 
 

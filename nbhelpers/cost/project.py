@@ -101,7 +101,8 @@ def several_gpus(seconds: float, dollars_per_hour: float, gpus: int, efficiency:
         seconds, dollars_per_hour: of one GPU.
         efficiency: speed-up / gpus, above 0 and up to 1.
     """
-    positive(seconds=seconds, dollars_per_hour=dollars_per_hour, gpus=gpus, efficiency=efficiency)
+    positive(seconds=seconds, gpus=gpus, efficiency=efficiency)
+    not_negative(dollars_per_hour=dollars_per_hour)
     if efficiency > 1:
         raise ParameterError(f"efficiency={efficiency:g}: at most 1 (no GPU gets faster by having company).")
     shorter = seconds / (gpus * efficiency)

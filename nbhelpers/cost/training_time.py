@@ -14,16 +14,25 @@ from nbhelpers.models.shape import Shape
 BLOCK_PASSES, UNPACK_PASSES, OPTIMIZER_PASSES = 24, 8, 9
 
 
-def training_flops(shape: Shape, method: str, plan: Plan, gradient_checkpointing: bool = False) -> float:
+def training_flops(
+    shape: Shape, method: str, plan: Plan, gradient_checkpointing: bool = False, row_tokens: float = 0
+) -> float:
     """Floating-point operations of a training.
 
     Two operations a weight and token forward, two backward for the gradient of the activations, two more for the
     gradient of the weights, which frozen weights do not need (Kaplan et al. 2020, section 2.1: 6N in all, so 4N under
     LoRA); of a mixture of experts the weights that a token goes through count. Checkpointing repeats the forward pass.
     The vocabulary projection counts for labelled tokens only.
+
+    Args:
+        row_tokens: of an average row, for causal attention: 2 x heads x head size x its length a block and token
+            forward, and twice that backward whatever is frozen; 0 leaves it out, which for rows of some hundred tokens
+            it may be.
     """
     passes = {"full": 6, "lora": 4, "qlora": 4}[method] + (2 if gradient_checkpointing else 0)
-    return passes * (shape.active_parameters * plan.tokens + shape.head_parameters * plan.labelled_tokens)
+    attention = 2 * shape.layers * shape.heads * shape.head_size * row_tokens * plan.tokens
+    attention *= 4 if gradient_checkpointing else 3
+    return attention + passes * (shape.active_parameters * plan.tokens + shape.head_parameters * plan.labelled_tokens)
 
 
 def elementwise_numbers(

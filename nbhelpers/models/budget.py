@@ -1,5 +1,6 @@
 """What beside one training step takes memory or disk: a KV cache, the models of RLHF, checkpoints and exports."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from nbhelpers.core import environment
@@ -26,15 +27,21 @@ def kv_cache_bytes(shape: Shape, tokens: int, sequences: int = 1, dtype: str = "
 
 
 def weight_bytes(shape: Shape, dtype: str, four_bit: bool = False) -> int:
-    """Bytes of a loaded model; `four_bit`: its linear layers in NF4 with double quantisation, the rest in `dtype`."""
+    """Bytes of a loaded model; with `four_bit` its linear layers are in NF4 with double quantisation, not in `dtype`.
+
+    Raises:
+        ParameterError: an unknown dtype.
+    """
+    if dtype not in BYTES:
+        raise ParameterError(f"dtype={dtype!r} is not known; choose {', '.join(BYTES)}.")
     rest = shape.parameters - shape.linear_parameters
     return int(shape.linear_parameters * (memory.NF4_BYTES if four_bit else BYTES[dtype]) + rest * BYTES[dtype])
 
 
 def inference(shape: Shape, tokens: int, sequences: int = 1, dtype: str = "bfloat16", four_bit: bool = False) -> dict:
     """Peak bytes of serving, by part: weights, KV cache of all sequences at full length, logits of one step."""
-    logits = sequences * shape.vocabulary * (BYTES[dtype] + 4)
     cache = kv_cache_bytes(shape, tokens, sequences, dtype)
+    logits = sequences * shape.vocabulary * (BYTES[dtype] + 4)
     return {"weights": weight_bytes(shape, dtype, four_bit), "KV cache": cache, "logits": logits}
 
 
@@ -69,13 +76,15 @@ def preference_tuning(
     rollouts = algorithm in ("ppo", "grpo", "rloo")
     if rollouts and (answers < 1 or answer_tokens < 1):
         raise ParameterError(f"{algorithm} writes rollouts: give answers and answer_tokens, at least 1 each.")
-    parts = memory.predict(shape, method, dtype, plan, **options)
     if algorithm == "reward":  # one score a row instead of logits
-        return parts | {"logits": 0}
-    if algorithm != "orpo" and method == "full":
-        parts["reference"] = weight_bytes(shape, dtype)
+        plan = replace(plan, labelled_tokens=0, largest_batch_labelled_tokens=0)
+    parts = memory.predict(shape, method, dtype, plan, **options)
+    sharded = "weights" in memory.SHARDED[options.get("sharding", "ddp")]
+    another = weight_bytes(shape, dtype) // (options.get("gpus", 1) if sharded else 1)
+    if algorithm not in ("orpo", "reward") and method == "full":
+        parts["reference"] = another
     if rollouts:
-        parts["reward model"] = weight_bytes(shape, dtype)
+        parts["reward model"] = another
         step = sum(parts[name] for name in ("activations", "logits", "gradients"))
         parts["KV cache beyond the step"] = max(0, kv_cache_bytes(shape, answer_tokens, answers, dtype) - step)
     if algorithm == "ppo":
@@ -93,6 +102,10 @@ def disk(
         checkpoints: kept at once, each the trained numbers and two moments in float32.
         exports: copies of the merged model, such as quantised ones at most as large as it.
     """
+    if checkpoints < 0 or exports < 0 or lora_rank < 1:
+        raise ParameterError(
+            f"checkpoints={checkpoints!r}, exports={exports!r}, lora_rank={lora_rank!r}: not negative."
+        )
     model = weight_bytes(shape, dtype)
     trained = shape.parameters if method == "full" else shape.lora_parameters(lora_rank)
     parts = {"download": model, "checkpoints": checkpoints * 3 * 4 * trained}

@@ -21,6 +21,7 @@ RESERVED_SHARE = 0.09
 CUDA_CONTEXT = 500 * 2**20  # of the driver and its libraries: 141 MiB on a T4 there, about 500 on an A100 or H100
 # What stage of ZeRO, or FSDP as stage 3, divides among the GPUs (Rajbhandari et al. 2020, figure 1).
 SHARDED = {"ddp": (), "zero1": ("optimizer",), "zero2": ("optimizer", "gradients")}
+ZERO_BUCKET = 5e8  # gradients that DeepSpeed reduces at once (reduce_bucket_size); DDP's buckets hold all of them
 SHARDED["zero3"] = SHARDED["fsdp"] = (*SHARDED["zero2"], "weights")
 
 
@@ -100,7 +101,18 @@ def predict(
     Raises:
         ParameterError: an unknown method, dtype, attention or sharding, or eager attention without `max_length`.
     """
-    _check(method, dtype, attention, max_length, sharding, gpus)
+    _check(method, dtype, weights_dtype, device, attention, max_length, sharding, gpus)
+    positive = {
+        "lora_rank": lora_rank,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "loss_chunks": loss_chunks,
+    }
+    if low := [f"{name}={value!r}" for name, value in positive.items() if not value >= 1]:
+        raise ParameterError(f"{', '.join(low)}: at least 1.")
+    if unknown := set(target_modules or ()) - shape.linear_layers.keys():
+        raise ParameterError(
+            f"target_modules has {', '.join(sorted(unknown))}; choose of {', '.join(shape.linear_layers)}."
+        )
     width, tokens = BYTES[dtype], plan.largest_batch_tokens
     linear, on_cpu = shape.linear_parameters, device == "cpu"
     rest = shape.parameters - linear
@@ -153,18 +165,21 @@ def predict(
         "logits": logits,
     }
     if gpus > 1:
-        gathered = stored * (linear / shape.layers + shape.head_parameters) if "weights" in SHARDED[sharding] else 0
+        ends = shape.head_parameters * (1 if shape.tied else 2)
+        whole = stored * (linear / shape.layers + ends)  # a block and both ends, gathered from all GPUs
+        bucket = gradients if sharding == "ddp" else min(gradients, ZERO_BUCKET * state_width)
         parts |= {part: parts[part] / gpus for part in SHARDED[sharding]}
-        parts["gathered weights or gradient buckets"] = gathered or gradients
+        parts["gathered weights or gradient bucket"] = whole if "weights" in SHARDED[sharding] else bucket
     return {part: int(value) for part, value in parts.items()}
 
 
-def _check(method, dtype, attention, max_length, sharding, gpus) -> None:
+def _check(method, dtype, weights_dtype, device, attention, max_length, sharding, gpus) -> None:
     known = {"method": (method, ("full", "lora", "qlora")), "dtype": (dtype, tuple(BYTES))}
+    known |= {"device": (device, ("cpu", "cuda", "mps")), "weights_dtype": (weights_dtype, (None, *BYTES))}
     known |= {"attention": (attention, ("sdpa", "flash", "eager")), "sharding": (sharding, tuple(SHARDED))}
     for name, (value, values) in known.items():
         if value not in values:
-            raise ParameterError(f"{name}={value!r} is not known; choose {', '.join(values)}.")
+            raise ParameterError(f"{name}={value!r} is not known; choose {', '.join(map(str, values))}.")
     if attention == "eager" and max_length < 1:
         raise ParameterError("attention='eager' needs max_length, the tokens of a row: its memory grows with it.")
     if gpus < 1:
@@ -182,6 +197,8 @@ def optimizer_bytes(shape: Shape, method: str, optim: str, trained: int, state_w
         head = 0 if shape.tied else shape.head_parameters
         rest = shape.parameters - shape.linear_parameters
         return int((2 + 8 / 256) * (shape.linear_parameters + head) + 2 * 4 * (rest - head))
+    if "8bit" in optim:
+        return int((2 + 8 / 256) * trained)
     return 0 if optim == "adafactor" else 2 * trained * state_width
 
 

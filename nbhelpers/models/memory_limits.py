@@ -28,7 +28,7 @@ def check(predicted_bytes: int, free_bytes: int, force: bool = False, changes=()
 
 
 def remedies(
-    shape: Shape, method: str, dtype: str, plan: Plan, batch_size: int, **options
+    shape: Shape, method: str, dtype: str, plan: Plan, batch_size: int, thorough: bool = False, **options
 ) -> tuple[int, list[tuple[str, int]]]:
     """The predicted peak as it is, and what would lower it: `(change, predicted peak bytes)`, the cheapest first.
 
@@ -38,6 +38,7 @@ def remedies(
 
     Args:
         batch_size: rows a micro-batch.
+        thorough: also smaller micro-batches down to one row, and changes together, behind the single ones.
         options: of `memory.predict`.
     """
 
@@ -65,6 +66,17 @@ def remedies(
     if method != "qlora":
         changes.append(("QLoRA: the base in four bits", peak_of("qlora")))
     changes.append(("half of max_length (longer rows are dropped)", peak_of(plan=parted(2))))
+    if thorough:
+        smaller = [n for n in range(2, batch_size + 1) if batch_size % n == 0]
+        least, lean = smaller[-1] if smaller else 1, {"gradient_checkpointing": True}
+        steps = options.get("gradient_accumulation_steps", 1)
+        split = [(f"per_device_train_batch_size={batch_size // n}", n) for n in smaller[1:]]
+        changes += [(name, peak_of(plan=parted(n), gradient_accumulation_steps=n * steps)) for name, n in split]
+        one = {"plan": parted(least), "gradient_accumulation_steps": least * steps}
+        both = f"per_device_train_batch_size={batch_size // least}, gradient_checkpointing=True"
+        changes += [(both, peak_of(**one, **lean))]
+        if method != "qlora":
+            changes += [(f"QLoRA, {both}", peak_of("qlora", **one, **lean))]
     now = peak_of()
     return now, [(change, peak) for change, peak in changes if peak < now]
 

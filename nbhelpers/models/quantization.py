@@ -76,20 +76,25 @@ def gptq(source: str, folder: Path, rows: list[list[int]], dtype: str, size: int
     Raises:
         DataError: no calibration rows.
     """
-    import datasets
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-    from llmcompressor import oneshot
     from llmcompressor.modifiers.gptq import GPTQModifier
+
+    weights = QuantizationArgs(num_bits=bits, group_size=size, strategy="group", symmetric=True)
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    return compress(source, folder, rows, dtype, GPTQModifier(config_groups={"weights": scheme}, ignore=["lm_head"]))
+
+
+def compress(source: str, folder: Path, rows: list[list[int]], dtype: str, recipe) -> dict:
+    """Apply a recipe of llm-compressor to a model and save it as `compressed-tensors`; arguments as for `gptq`."""
+    import datasets
+    from llmcompressor import oneshot
 
     from nbhelpers.models import loading
 
     if not rows or not all(rows):
-        raise DataError(f"GPTQ needs calibration texts: {len(rows)} rows were given, of which none may be empty.")
+        raise DataError(f"It needs calibration texts: {len(rows)} rows were given, of which none may be empty.")
     model, tokenizer = loading.load(source, dtype)
-    weights = QuantizationArgs(num_bits=bits, group_size=size, strategy="group", symmetric=True)
-    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
     given = datasets.Dataset.from_list([{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows])
-    recipe = GPTQModifier(config_groups={"weights": scheme}, ignore=["lm_head"])
     longest = max(map(len, rows))
     oneshot(model=model, dataset=given, recipe=recipe, num_calibration_samples=len(rows), max_seq_length=longest)
     model.save_pretrained(folder, save_compressed=True)

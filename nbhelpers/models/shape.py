@@ -8,6 +8,7 @@ from nbhelpers.core import storage
 from nbhelpers.core.errors import ModelError
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # as Mixtral, Qwen and DeepSeek call their number
+NOT_COUNTED = ("kv_lora_rank", "n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace")
 NOT_GATED = ("phi", "gpt_neox", "gpt2", "opt", "bloom", "starcoder2")  # an MLP of two matrices, and LayerNorm
 
 
@@ -45,6 +46,8 @@ class Shape:
         """Read from a model folder's config.json; nothing is loaded. Raises ModelError where it is not Llama-like."""
         try:
             return cls.from_config(json.loads((Path(folder) / "config.json").read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ModelError(f"{folder}: config.json cannot be read as the numbers of a model ({error}).") from error
         except KeyError as error:
             raise ModelError(
                 f"{folder}: config.json has no {error}, so that memory and time cannot be predicted. Take a Llama-like "
@@ -55,6 +58,10 @@ class Shape:
     def from_config(cls, config: dict) -> "Shape":
         """From the entries of a config.json. Raises KeyError where it is of another kind of model."""
         config = config.get("text_config", config)
+        if other := [name for name in NOT_COUNTED if config.get(name)]:
+            raise ModelError(
+                f"The config has {', '.join(other)}: attention or experts of a kind that is not counted here."
+            )
         heads = config["num_attention_heads"]
         experts = next((config[name] for name in EXPERTS if config.get(name)), 1)
         return cls(
@@ -86,6 +93,11 @@ class Shape:
     def names() -> list[str]:
         """The models of data/model_shapes.json, the smallest first."""
         return list(_known())
+
+    @staticmethod
+    def licence(name: str) -> str:
+        """Of a model of data/model_shapes.json, as its page on the Hub names it; of another: look it up."""
+        return _known().get(name, {}).get("license", "its licence is on its page")
 
     @property
     def linear_shapes(self) -> list[tuple[int, int]]:
@@ -130,6 +142,8 @@ class Shape:
 
     def lora_parameters(self, rank: int, target_modules: tuple[str, ...] | None = None) -> int:
         """Weights of a LoRA of this rank: rank x (inputs + outputs) each (Hu et al. 2021, section 4.1).
+
+        Of several experts those of one count.
 
         Args:
             target_modules: names out of `linear_layers`; None: all of them.

@@ -51,10 +51,11 @@ def plot_options(options: list[Option], ax=None):
     return source(ax, "Source: data/gpu_prices.csv, data/gpus.csv; time at an assumed share of the GPU's peak.")
 
 
-def plot_heat_map(values, ax=None):
-    """Peak memory in GiB as a table of colours: rows are models with methods, columns GPUs.
+def plot_heat_map(values, of_what: str, ax=None):
+    """Shares of a memory as a table of colours: rows are models (with methods), columns GPUs or methods.
 
     Args:
+        of_what: what a share is of, for the line below.
         values: `pandas.DataFrame` of the share of the GPU's memory that is needed; above 1 it does not fit.
     """
     ax = axes(ax, width=8.0, height=1.2 + 0.3 * len(values))
@@ -64,11 +65,7 @@ def plot_heat_map(values, ax=None):
             ax.text(j, i, f"{share:.0%}" if share <= 1 else "no", ha="center", va="center", fontsize=8)
     ax.set_xticks(range(values.shape[1]), values.columns, rotation=30, ha="right")
     ax.set_yticks(range(len(values)), values.index)
-    ax.annotate(
-        "Share of the GPU's memory for one row of the longest length. Source: data/model_shapes.json, data/gpus.csv.",
-        (0, 1.02), xycoords="axes fraction", fontsize=7, color="#666666",
-    )  # fmt: skip
-    return ax
+    return source(ax, f"Share of {of_what}. Source: data/model_shapes.json, data/gpus.csv.")
 
 
 def plot_tornado(spans: dict[str, tuple[float, float]], base: float, unit: str, ax=None):
@@ -81,18 +78,18 @@ def plot_tornado(spans: dict[str, tuple[float, float]], base: float, unit: str, 
     ax.set_yticks([])
     ax.margins(x=0.3)
     ax.set(xlabel=unit)
-    return ax
+    return source(ax, "Source: data/gpu_prices.csv; each input by itself, from its low to its high end.")
 
 
-def plot_break_even(lines: dict[str, tuple[float, float]], most: float, xlabel: str, ax=None):
-    """Dollars a month against use: name -> (fixed dollars a month, dollars for a unit of use), up to `most` units."""
+def plot_break_even(ways: dict, most: float, ax=None):
+    """Dollars a month of each of `inference.ways`, for up to `most` million answer tokens a month."""
     import numpy as np
 
     ax = axes(ax)
     x = np.linspace(0, most, 200)
-    for colour, (name, (fixed, each)) in zip(cycle(COLOURS), lines.items(), strict=False):
-        ax.plot(x, fixed + each * x, color=colour, label=name)
-    ax.set(xlabel=xlabel, ylabel="dollars a month", xlim=(0, most), ylim=(0, None))
+    for colour, (name, way) in zip(cycle(COLOURS), ways.items(), strict=False):
+        ax.plot(x, [way.per_month(million) for million in x], color=colour, label=name)
+    ax.set(xlabel="answer tokens a month (millions)", ylabel="dollars a month", xlim=(0, most), ylim=(0, None))
     ax.legend(frameon=False)
     return source(ax, "Source: data/gpu_prices.csv, data/api_prices.csv.")
 
@@ -108,4 +105,4 @@ def plot_phases(phases: dict[str, tuple[float, float]], ax=None):
     ax.invert_yaxis()
     ax.margins(x=0.25)
     ax.set(xlabel="dollars")
-    return ax
+    return source(ax, "Source: shares of a budget as nbhelpers.cost.project.phases gives them.")

@@ -1,8 +1,9 @@
 """Sliders over the planner where somebody can move them; headless, the table for the parameters."""
 
+from dataclasses import dataclass, replace
+
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.cost import inference, planner, prices
-from nbhelpers.models.shape import Shape
 from nbhelpers.notebook import widgets
 
 
@@ -12,7 +13,7 @@ def options_table(options: list[planner.Option], count: int = 12):
 
     rows = [
         {
-            "GPU": one.gpu, "offer": one.offer, "method": one.method, "rows at once": one.micro_batch,
+            "GPU": f"{one.gpus} x {one.gpu}", "offer": one.offer, "method": one.method, "rows at once": one.micro_batch,
             "checkpointing": "yes" if one.gradient_checkpointing else "no",
             "peak (GiB)": f"{one.peak_bytes / 2**30:.1f}", "hours": f"{one.hours:.2f}",
             "dollars": f"{one.dollars:.2f}", "why not": one.lost or "the cheapest that does it",
@@ -22,73 +23,102 @@ def options_table(options: list[planner.Option], count: int = 12):
     return pd.DataFrame(rows)
 
 
-def serving_line(dollars_per_hour: float, tokens_per_second: float, million_tokens: float, api: str) -> str:
-    """What answering a month's tokens costs on a machine of one's own, and by the token."""
-    own = inference.self_hosted(dollars_per_hour, tokens_per_second) * million_tokens
-    seconds = million_tokens * 1e6 / tokens_per_second
-    bought = inference.api_prices()[api].output_per_million * million_tokens
-    return (
-        f"{million_tokens:g} million answer tokens a month: ${own:,.2f} self-hosted ({seconds / 3600:,.0f} busy hours "
-        f"at {tokens_per_second:g} tokens/s), ${bought:,.2f} from {api}"
-    )
+def serving_line(gpu: str, tokens_per_second: float, million_tokens: float, api: str, input_ratio: float, path) -> str:
+    """What answering a month's tokens costs in each of `inference.ways`, the cheapest first."""
+    found = inference.ways(gpu, tokens_per_second, api, input_ratio, path)
+    costs = sorted((way.per_month(million_tokens), name) for name, way in found.items())
+    return f"{million_tokens:g} million answer tokens a month: " + ", ".join(f"${x:,.2f} ({name})" for x, name in costs)
 
 
-def explore(
-    job: planner.Job, method: str, gpu: str, deadline_hours: float, dollars_per_hour: float,
-    tokens_per_second: float, million_tokens: float, api: str = "gpt-4.1-mini",
-):  # fmt: skip
+@dataclass(frozen=True)
+class Question:
+    """What the explorer begins with: a job and what is paid for it, and what is served.
+
+    method, gpu: `all`, or one of them. tokens_per_second: at which a machine answers under load.
+    """
+
+    job: planner.Job
+    method: str = "all"
+    gpu: str = "all"
+    deadline_hours: float = 12.0
+    budget: float = 500.0
+    utilisation: float = planner.UTILISATION
+    tokens_per_second: float = 900.0
+    million_tokens: float = 50.0
+    input_ratio: float = 3.0
+    api: str = "gpt-4.1-mini"
+    prices_file: str | None = None
+
+    def options(self) -> list[planner.Option]:
+        """The options of `planner.rank` for these values."""
+        methods = planner.METHODS if self.method == "all" else (self.method,)
+        return planner.rank(
+            self.job, self.deadline_hours, self.budget, methods, self.utilisation, self.prices_file, self.gpu
+        )
+
+    def serving(self, gpu: str) -> str:
+        return serving_line(
+            gpu, self.tokens_per_second, self.million_tokens, self.api, self.input_ratio, self.prices_file
+        )
+
+
+def explore(question: Question):
     """Sliders for model, method, length, batch, GPU, price and volume above the ranked options, as an ipywidget.
 
-    Args:
-        job: what the sliders begin with.
-        method: `full`, `lora`, `qlora`, or `all`.
-        gpu: a name of data/gpus.csv, or `all`.
-        tokens_per_second: at which the model answers, such as notebook 06 measured.
-
     Returns:
-        The widget where there is a front end (see `widgets.interactive`); headless the table for the parameters is
-        printed, and None returned.
+        The widget where there is a front end (see `widgets.interactive`); headless the table for the values of the
+        question is printed, and None returned.
+
+    Raises:
+        ParameterError: as `planner.rank` and `inference.ways`.
     """
-    if not widgets.interactive():
-        print(_table(job, method, gpu, deadline_hours).to_string(index=False))
-        print(serving_line(dollars_per_hour, tokens_per_second, million_tokens, api))
-        return None
-    return _sliders(job, method, gpu, deadline_hours, dollars_per_hour, tokens_per_second, million_tokens, api)
+    options = question.options()
+    if widgets.interactive():
+        return _sliders(question)
+    print(options_table(options).to_string(index=False))
+    print(question.serving(options[0].gpu))
+    return None
 
 
-def _table(job: planner.Job, method: str, gpu: str, deadline_hours: float):
-    methods = planner.METHODS if method == "all" else (method,)
-    options = planner.rank(job, deadline_hours, methods=methods)
-    return options_table([one for one in options if gpu in ("all", one.gpu)])
-
-
-def _sliders(job, method, gpu, deadline_hours, dollars_per_hour, tokens_per_second, million_tokens, api):
+def _sliders(question: Question):
     import ipywidgets as w
 
-    wide = {"style": {"description_width": "8em"}, "layout": {"width": "24em"}}
+    job, wide = question.job, {"style": {"description_width": "8em"}, "layout": {"width": "24em"}}
+    rented = sorted({offer.gpu for offer in prices.offers(question.prices_file) if offer.kind != "active"})
+    models = list(dict.fromkeys([job.model, *planner.Shape.names()]))
+    batches = sorted({1, 2, 4, 8, 16, 32, 64, job.batch_rows})
+    longest = max(8192, job.max_length)
     controls = {
-        "model": w.Dropdown(options=Shape.names(), value=job.model, description="model", **wide),
-        "method": w.Dropdown(options=["all", *planner.METHODS], value=method, description="method", **wide),
-        "gpu": w.Dropdown(options=["all", *prices.gpus()], value=gpu, description="GPU", **wide),
+        "model": w.Dropdown(options=models, value=job.model, description="model", **wide),
+        "method": w.Dropdown(options=["all", *planner.METHODS], value=question.method, description="method", **wide),
+        "gpu": w.Dropdown(options=["all", *rented], value=question.gpu, description="GPU", **wide),
         "rows": w.IntText(job.rows, description="rows", **wide),
-        "length": w.IntSlider(job.max_length, 64, 8192, 64, description="max_length", continuous_update=False, **wide),
-        "batch": w.SelectionSlider(options=[1, 2, 4, 8, 16, 32, 64], value=job.batch_rows, description="batch", **wide),
-        "deadline": w.FloatText(deadline_hours, description="deadline (h)", **wide),
-        "price": w.FloatText(dollars_per_hour, description="$/h, serving", **wide),
-        "rate": w.FloatText(tokens_per_second, description="tokens/s", **wide),
-        "volume": w.FloatText(million_tokens, description="M tokens/month", **wide),
+        "max_length": w.IntSlider(
+            job.max_length,
+            min(64, job.max_length),
+            longest,
+            64,
+            description="max_length",
+            continuous_update=False,
+            **wide,
+        ),
+        "batch_rows": w.SelectionSlider(options=batches, value=job.batch_rows, description="batch", **wide),
+        "deadline_hours": w.FloatText(question.deadline_hours, description="deadline (h)", **wide),
+        "budget": w.FloatText(question.budget, description="budget ($)", **wide),
+        "tokens_per_second": w.FloatText(question.tokens_per_second, description="tokens/s", **wide),
+        "million_tokens": w.FloatText(question.million_tokens, description="M tokens/month", **wide),
     }
     shown = w.HTML()
+    of_the_job = ("model", "rows", "max_length", "batch_rows")
 
     def show(_=None) -> None:
         v = {name: control.value for name, control in controls.items()}
-        average = job.tokens_per_row / job.max_length
-        asked = planner.Job(
-            v["model"], v["rows"], average * v["length"], v["length"], job.epochs, v["batch"], job.lora_rank
-        )
+        average = job.tokens_per_row / job.max_length * v["max_length"]
         try:
-            table = _table(asked, v["method"], v["gpu"], v["deadline"]).to_html(index=False)
-            shown.value = table + f"<p>{serving_line(v['price'], v['rate'], v['volume'], api)}</p>"
+            asked = replace(job, tokens_per_row=average, **{name: v.pop(name) for name in of_the_job})
+            now = replace(question, job=asked, **v)
+            options = now.options()
+            shown.value = f"{options_table(options).to_html(index=False)}<p>{now.serving(options[0].gpu)}</p>"
         except NotebookError as error:
             shown.value = f"<p><b>{error}</b></p>"
 

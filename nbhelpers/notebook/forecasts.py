@@ -24,11 +24,10 @@ def compared(folder: Path):
         if not (place / name / "metrics.json").exists():
             continue
         found = storage.read_json(place / name / "metrics.json")
-        probes = {key: x for key, x in found["measured"].items() if key.endswith(".probed_seconds")}
-        for key, predicted in (found["predicted"] | probes).items():
+        for key, predicted in found["predicted"].items():
             variant, _, what = key.rpartition(".")
             if what in WHAT and found["measured"].get(key):
-                measured = found["measured"][key.replace("probed_", "")]
+                measured = found["measured"][key]
                 rows.append(
                     {
                         "notebook": name, "training": variant, "what": WHAT[what], "predicted": predicted,

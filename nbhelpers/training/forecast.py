@@ -75,9 +75,10 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
         ResourceError: it would not fit even if the prediction were too high by its error margin (`force` overrides).
     """
     p, found, plan = run.parameters, expected(run, method, train_dataset), count_tokens(run, train_dataset)
+    shape = memory.Shape.of(loading.fetch(p.model_id))
     _, changes = memory_limits.remedies(
-        memory.Shape.of(loading.fetch(p.model_id)), method, run.dtype, plan, p.per_device_train_batch_size,
-        lora_rank=p.lora_rank, gradient_checkpointing=p.gradient_checkpointing, device=run.hardware.device,
+        shape, method, run.dtype, plan, p.per_device_train_batch_size, thorough=True, device=run.hardware.device,
+        lora_rank=p.lora_rank, gradient_checkpointing=p.gradient_checkpointing,
         gradient_accumulation_steps=p.gradient_accumulation_steps,
     )  # fmt: skip
     fits = memory_limits.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), p.force, changes)
@@ -106,8 +107,9 @@ def measured(run, forecasts: dict[str, Forecast], trainings: dict, peaks: dict[s
         run.measure(**{f"{name}.{key}": value for key, value in zip(RECORDED, found, strict=True)})
         run.measure(**{f"{name}.tokens_per_second": training.tokens_per_second})
         expected, probe = forecasts[name], training.probed_seconds
-        if probe:
-            run.measure(**{f"{name}.probed_seconds": probe})
+        if probe:  # predicted while it ran, so that what it took is recorded beside it under the same name
+            run.predict(**{f"{name}.probed_seconds": probe})
+            run.measure(**{f"{name}.probed_seconds": training.seconds})
         rows[name] = {
             ("peak memory (MiB)", "predicted"): round(expected.peak_memory_bytes / 2**20),
             ("peak memory (MiB)", "measured"): round(found[0] / 2**20),

@@ -33,16 +33,24 @@ class Training:
 
 
 class _Probe(TrainerCallback):
-    """Tokens and seconds behind each of the first PROBED steps."""
+    """After PROBED steps of this very model: how long all of them will take, printed and kept as `seconds`.
 
-    def __init__(self, progress):
-        self.progress, self.marks = progress, []
+    Args:
+        tokens: that the whole training will read; None: not known, and nothing is said.
+    """
+
+    def __init__(self, progress, tokens: int | None):
+        self.progress, self.tokens, self.marks, self.seconds = progress, tokens, [], None
 
     def on_step_end(self, args, state, control, **kwargs):
-        if len(self.marks) < PROBED:
-            if args.device.type == "cuda":
-                torch.cuda.synchronize()
-            self.marks.append(self.progress())
+        if self.tokens is None or len(self.marks) >= PROBED:
+            return
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.marks.append(self.progress())
+        self.seconds = probed(self.marks, self.tokens)
+        if self.seconds:
+            print(f"after {PROBED} steps: about {self.seconds:.0f} s in all", flush=True)
 
 
 def probed(marks: list[checkpoints.Progress], tokens: int) -> float | None:
@@ -97,7 +105,7 @@ def train(trainer, resume: str = "never") -> Training:
     folder, trainer.before = found or (None, checkpoints.Progress())
     if folder:
         print(f"going on from {folder.name} of {trainer.args.max_steps} steps")
-    probe = _Probe(trainer.progress)
+    probe = _Probe(trainer.progress, getattr(trainer, "planned_tokens", None))
     trainer.add_callback(probe)
     trainer.real_tokens, trainer.started = 0, time.perf_counter()
     try:
@@ -109,4 +117,4 @@ def train(trainer, resume: str = "never") -> Training:
     done = trainer.progress()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     trainer.remove_callback(probe)
-    return Training([float(loss) for loss in losses], done.tokens, done.seconds, probed(probe.marks, done.tokens))
+    return Training([float(loss) for loss in losses], done.tokens, done.seconds, probe.seconds)

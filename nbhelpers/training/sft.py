@@ -156,6 +156,7 @@ def sft_trainer(
     for parameter in trainer.model.parameters():  # TRL puts QLoRA's adapters in bfloat16, which a T4 has not, and
         if parameter.requires_grad and peft_config is not None:  # leaves LoRA's in float32: one precision for both
             parameter.data = parameter.data.float()
+    trainer.planned_tokens = sum(map(len, ordered["input_ids"]))
     trainer.identity = checkpoints.identity(trainer)
     trainer.add_callback(checkpoints.Keeper(trainer.identity, trainer.progress))
     return trainer

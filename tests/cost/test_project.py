@@ -6,6 +6,7 @@ import pytest
 
 from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.cost import inference, ownership, planner, prices, project, training_time
+from nbhelpers.models import memory
 
 
 def test_cached_input_is_a_part_of_the_input():
@@ -76,6 +77,17 @@ def test_serving_breaks_even_where_both_ways_cost_the_same():
     assert share * 4.176 == pytest.approx(3.348)
 
 
+def test_a_machine_paid_all_day_is_paid_whole_and_twice_where_one_is_too_slow():
+    ways = inference.ways("H100", 900, "gpt-4.1-mini", input_ratio=3)
+    active, flex, bought = (ways[name] for name in ("H100, active", "H100, flex", "gpt-4.1-mini"))
+    assert active.per_month(1) == active.per_month(2_000) == 3.348 * 730
+    assert active.per_month(3_000) == 2 * active.per_month(1)
+    assert flex.per_month(50) == pytest.approx(50e6 / 900 / 3600 * 4.176)
+    assert bought.per_month(1) == pytest.approx(1.6 + 3 * 0.4)
+    with pytest.raises(ParameterError, match="million_tokens=-5"):
+        flex.per_month(-5)
+
+
 def test_a_purchase_breaks_even_where_a_month_of_renting_costs_as_much():
     machine = ownership.Purchase(30_000, watts=700, dollars_per_kwh=0.15)
     fixed = machine.per_month(0)
@@ -103,15 +115,15 @@ def test_the_newest_price_of_a_name_wins_and_historical_ones_are_no_offers(tmp_p
 
 def test_the_planner_ranks_by_price_and_says_why_the_others_lose():
     job = planner.Job("Llama-3.1-8B", 10_000, 400, 1024)
-    ranked = planner.rank(job, deadline_hours=3, budget=3)
+    ranked = planner.rank(job, deadline_hours=1, budget=2)
     assert len(ranked) == 3 * len([o for o in prices.offers() if o.gpus == 1 and o.kind != "active"])
     assert not ranked[0].lost
     assert all(one.lost for one in ranked[1:])
-    good = [one for one in ranked if one.fits and one.hours <= 3 and one.dollars <= 3]
+    good = [one for one in ranked if one.fits and one.hours <= 1 and one.dollars <= 2]
     assert ranked[: len(good)] == sorted(good, key=lambda one: (one.dollars, one.hours))
     reasons = " ".join(one.lost for one in ranked)
     assert all(
-        words in reasons for words in ("times the price", "the deadline is 3", "the GPU has", "the budget is $3")
+        words in reasons for words in ("times the price", "the deadline is 1", "the GPU has", "the budget is $2")
     )
     front = planner.pareto(ranked)
     for one in ranked:
@@ -121,18 +133,72 @@ def test_the_planner_ranks_by_price_and_says_why_the_others_lose():
 def test_a_bigger_micro_batch_is_taken_only_where_it_fits():
     job = planner.Job("Llama-3.1-8B", 10_000, 400, 1024)
     for one in planner.rank(job, 100):
-        if one.fits and one.micro_batch < job.batch_rows and not one.gradient_checkpointing:
-            shape = planner.Shape.named(job.model)
-            assert planner.peak(job, shape, one.method, "bfloat16", 2 * one.micro_batch, False) > one.gpu_bytes
+        assert job.batch_rows % (one.micro_batch * one.gpus) == 0
+        if one.fits and one.micro_batch < job.batch_rows / one.gpus and not one.gradient_checkpointing:
+            shape, rows = planner.Shape.named(job.model), 2 * one.micro_batch
+            assert planner.peak(job, shape, one.method, "bfloat16", rows, False, one.gpus) > one.gpu_bytes
+
+
+def test_a_model_too_large_for_one_gpu_is_sharded_over_several():
+    job = planner.Job("Llama-3.1-70B", 10_000, 400, 1024)
+    ranked = planner.rank(job, 48)
+    lora = [one for one in ranked if one.method == "lora" and one.fits]
+    assert lora
+    assert all(one.gpus > 1 for one in lora)
+    assert planner.best(ranked).gpus >= 1
+
+
+def test_a_spot_machine_pays_for_its_interruptions(tmp_path):
+    table = tmp_path / "prices.csv"
+    header = "name,gpu,gpus,kind,dollars_per_hour,what,source,date\n"
+    table.write_text(header + "a,H100,1,spot,2,x,https://x,2026-01-01\nb,H100,1,flex,2,x,https://x,2026-01-01\n")
+    spot, flex = sorted(
+        planner.rank(planner.Job("Llama-3.1-8B", 10_000, 400, 1024), 12, path=table, methods=("lora",)),
+        key=lambda one: -one.hours,
+    )
+    assert (spot.offer, flex.offer) == ("a", "b")
+    assert spot.hours == pytest.approx(project.spot(flex.hours, *planner.SPOT_INTERRUPTION).hours)
+
+
+def test_a_machine_of_ones_own_may_cost_nothing(tmp_path):
+    table = tmp_path / "prices.csv"
+    header = "name,gpu,gpus,kind,dollars_per_hour,what,source,date,remark\n"
+    table.write_text(
+        header + "a,H100,1,on demand,0,x,https://x,2026-01-01,mine\nb,H200,1,flex,5,x,https://x,2026-01-01,\n"
+    )
+    ranked = planner.rank(planner.Job("Llama-3.1-8B", 10_000, 400, 1024), 12, path=table)
+    assert ranked[0].dollars == 0
+    assert "more" in next(one.lost for one in ranked if one.offer == "b")
+
+
+def test_where_nothing_qualifies_the_nearest_is_named():
+    with pytest.raises(ParameterError, match=r"No option qualifies.*the deadline is 0\.001"):
+        planner.best(planner.rank(planner.Job("Llama-3.1-70B", 10_000, 400, 1024), 0.001))
 
 
 def test_time_follows_from_operations_and_the_peak():
     job, shape = planner.Job("Llama-3.1-8B", 1000, 100, 512, epochs=1), planner.Shape.named("Llama-3.1-8B")
-    weights = shape.linear_parameters + shape.head_parameters
+    products = (shape.linear_parameters + shape.head_parameters) * 100_000
+    attention = 2 * 32 * 32 * 128 * 100 * 100_000  # layers, heads, head size, length of a row, tokens
     full = planner.hours(job, shape, "full", 312, False, 0.5)
-    assert full == pytest.approx(6 * weights * 100_000 / (312e12 * 0.5) / 3600)
-    assert planner.hours(job, shape, "lora", 312, False, 0.5) == pytest.approx(full * 4 / 6)
-    assert planner.implied_utilisation(job, "full", "A100 80GB", full) == pytest.approx(0.5)
+    assert full == pytest.approx((6 * products + 3 * attention) / (312e12 * 0.5) / 3600)
+    assert planner.hours(job, shape, "lora", 312, True, 0.5) == pytest.approx(
+        (6 * products + 4 * attention) / (312e12 * 0.5) / 3600
+    )
+    lean = planner.hours(job, shape, "qlora", 312, True, 0.5) / planner.QLORA_SLOWDOWN
+    assert planner.implied_utilisation(job, "qlora", "A100 80GB", lean) == pytest.approx(0.5)
+
+
+def test_attention_is_a_small_part_of_short_rows_and_most_of_very_long_ones():
+    shape = planner.Shape.named("Llama-3.1-8B")
+
+    def share(length):
+        job = planner.Job("Llama-3.1-8B", 1, length, length)
+        plan = memory.Plan(int(job.tokens), int(job.tokens), 0, 0)
+        return planner.flops(job, shape, "full", False) / training_time.training_flops(shape, "full", plan) - 1
+
+    assert share(1_024) == pytest.approx(0.018, abs=0.002)
+    assert share(8_192) == pytest.approx(0.14, abs=0.01)
 
 
 def test_the_tornado_puts_the_widest_first():
@@ -162,6 +228,10 @@ def test_rules_of_thumb_pass_the_estimator():
         (lambda: project.energy(1, 1, 1, 0.5), "overhead=0.5"),
         (lambda: planner.rank(planner.Job("Llama-3.1-8B", 1, 1, 1), 0), "deadline_hours=0"),
         (lambda: planner.rank(planner.Job("Llama-3.1-8B", 1, 1, 1), 1, methods=("dora",)), "'dora'.*qlora"),
+        (lambda: planner.rank(planner.Job("Llama-3.1-8B", 1, 1, 1), 1, gpu="H900"), "'H900'.*L4"),
+        (lambda: planner.Job("Llama-3.1-8B", 1, 1, 1, batch_rows=0), "batch_rows=0"),
+        (lambda: planner.Job("Llama-3.1-8B", 1, 4000, 1024), "tokens_per_row=4000 exceeds max_length=1024"),
+        (lambda: inference.api_price("gpt-9"), "'gpt-9'.*gpt-4"),
         (lambda: ownership.Purchase(1).per_month(800), "a month has 730"),
     ],
 )
@@ -174,6 +244,7 @@ def test_bad_input_is_named(call, words):
     ("line", "words"),
     [
         ("a,H100,1,flex,-2,x,https://x,2026-01-01", "line 2: dollars_per_hour is -2"),
+        ("a,H100,1,flex,inf,x,https://x,2026-01-01", "line 2: dollars_per_hour is inf"),
         ("a,H100,1,flex,two,x,https://x,2026-01-01", "dollars_per_hour is 'two'"),
         ("a,H100,1,rented,2,x,https://x,2026-01-01", "kind is 'rented'.*flex"),
     ],
@@ -185,6 +256,9 @@ def test_a_broken_price_table_names_its_line(tmp_path, line, words):
         prices.prices(table)
     table.write_text("name,gpu\na,H100\n")
     with pytest.raises(ParameterError, match="no column dollars_per_hour; it has name, gpu"):
+        prices.prices(table)
+    table.write_text("name,gpu,gpus,dollars_per_hour\na,H100,1,2\n")
+    with pytest.raises(ParameterError, match="no column kind, what, source, date"):
         prices.prices(table)
     with pytest.raises(NotebookError, match="is missing"):
         prices.prices(tmp_path / "none.csv")

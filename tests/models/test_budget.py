@@ -63,6 +63,10 @@ def test_a_reference_that_is_the_adapter_switched_off_costs_nothing():
     assert parts("full", "dpo")["reference"] == budget.weight_bytes(MODEL, "bfloat16")
     assert "reference" not in parts("full", "orpo")
     assert parts("lora", "reward")["logits"] == 0
+    assert (
+        parts("lora", "reward")["activations"]
+        == memory.predict(MODEL, "lora", "bfloat16", memory.Plan(1024, 0, 1024, 0), device="cuda")["activations"]
+    )
     ppo, grpo = (parts("lora", kind, answers=8, answer_tokens=64) for kind in ("ppo", "grpo"))
     assert ppo["reward model"] == budget.weight_bytes(MODEL, "bfloat16")
     assert set(ppo) - set(grpo) == {"value head"}
@@ -76,6 +80,47 @@ def test_shards_divide_what_their_stage_says():
         )
         assert {part for part in one if four[part] < one[part]} == set(divided), stage
         assert all(four[part] == one[part] // 4 for part in divided)
+    full = budget.preference_tuning(
+        MODEL, "full", "bfloat16", PLAN, "dpo", device="cuda", gpus=4, sharding="zero3", gradient_accumulation_steps=2
+    )
+    assert full["reference"] == budget.weight_bytes(MODEL, "bfloat16") // 4
+
+
+def test_the_states_of_a_model_of_7_5_billion_are_those_of_the_paper():
+    """Rajbhandari et al. 2020, figure 1: 120 GB for each GPU; on 64 GPUs 31.4, 16.6 and 1.9 GB by stage."""
+    shape = Shape(4096, 16384, 28, 32, 32, 128, 50_000, True, gated=True)
+    shape = Shape(**{**vars(shape), "intermediate_size": 15_990})
+    tiny = memory.Plan(1, 1, 1, 1)
+
+    def states(gpus, stage):
+        parts = memory.predict(
+            shape, "full", "bfloat16", tiny, device="cuda", gpus=gpus, sharding=stage, gradient_accumulation_steps=2
+        )
+        # The paper counts 2 + 2 bytes of weights and gradients and 12 of optimizer; here all states are in 16 bits.
+        return parts["weights"] + parts["gradients"] + parts["optimizer"] * 3
+
+    assert states(1, "ddp") == pytest.approx(16 * shape.parameters, rel=0.01)
+    for stage, bytes_each in (("zero1", 4 + 12 / 64), ("zero2", 2 + 14 / 64), ("zero3", 16 / 64)):
+        assert states(64, stage) == pytest.approx(bytes_each * shape.parameters, rel=0.01), stage
+
+
+def test_deepspeed_reduces_in_buckets_and_ddp_in_all_of_them():
+    eight, options = Shape.named("Llama-3.1-8B"), {"device": "cuda", "gradient_accumulation_steps": 2, "gpus": 8}
+
+    def bucket(stage):
+        return memory.predict(eight, "full", "float32", PLAN, sharding=stage, **options)[
+            "gathered weights or gradient bucket"
+        ]
+
+    assert bucket("ddp") == 4 * eight.parameters
+    assert bucket("zero2") == 4 * 5e8
+    assert bucket("zero3") > 2 * 4 * eight.head_parameters, "a block, the embedding and the head"
+
+
+def test_a_config_of_another_kind_of_attention_is_refused():
+    config = {"num_attention_heads": 4, "kv_lora_rank": 512}
+    with pytest.raises(ModelError, match="kv_lora_rank"):
+        Shape.from_config(config)
 
 
 def test_a_disk_that_is_full_is_refused_before_anything_is_written(tmp_path):
@@ -98,6 +143,12 @@ def test_a_disk_that_is_full_is_refused_before_anything_is_written(tmp_path):
         (lambda: memory.predict(MODEL, "lorra", "bfloat16", PLAN), "'lorra'.*qlora"),
         (lambda: memory.predict(MODEL, "lora", "bfloat16", PLAN, attention="eager"), "max_length"),
         (lambda: memory.predict(MODEL, "lora", "bfloat16", PLAN, gpus=0), "gpus=0"),
+        (lambda: memory.predict(MODEL, "lora", "bfloat16", PLAN, lora_rank=-3), "lora_rank=-3"),
+        (lambda: memory.predict(MODEL, "lora", "bfloat16", PLAN, loss_chunks=0), "loss_chunks=0"),
+        (lambda: memory.predict(MODEL, "lora", "bfloat16", PLAN, device="gpu"), "'gpu'.*cuda"),
+        (lambda: memory.predict(MODEL, "lora", "bfloat16", PLAN, target_modules=("qkv",)), "qkv.*q_proj"),
+        (lambda: budget.inference(MODEL, 10, dtype="fp8"), "'fp8'"),
+        (lambda: budget.disk(MODEL, "lora", checkpoints=-1), "checkpoints=-1"),
     ],
 )
 def test_bad_input_is_named(call, words):

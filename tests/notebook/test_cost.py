@@ -1,56 +1,76 @@
 """The figures, tables and sliders of cost, and what the suite says of itself."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from nbhelpers.core import storage
-from nbhelpers.cost import planner, project
+from nbhelpers.core.errors import ParameterError
+from nbhelpers.cost import inference, planner, project
 from nbhelpers.models import published_memory
 from nbhelpers.notebook import cost_plots, cost_widgets, forecasts, suite_map, widgets
 
 JOB = planner.Job("Llama-3.1-8B", 10_000, 400, 1024)
-SERVING = (4.0, 900.0, 50.0, "gpt-4.1-mini")
+QUESTION = cost_widgets.Question(JOB)
 
 
 def test_headless_the_table_for_the_parameters_is_printed(capsys):
-    assert cost_widgets.explore(JOB, "qlora", "L4", 12, *SERVING) is None
+    assert cost_widgets.explore(replace(QUESTION, method="qlora", gpu="L4")) is None
     out = capsys.readouterr().out
     assert "L4" in out
     assert "H100" not in out
-    assert "50 million answer tokens a month: $61.73 self-hosted" in out
-    assert "$80.00 from gpt-4.1-mini" in out
+    assert "50 million answer tokens a month: $10.56 (L4, flex), $140.00 (gpt-4.1-mini), $341.64 (L4, active)" in out
+
+
+def test_the_explorer_asks_what_the_notebook_asks():
+    faster = replace(QUESTION, utilisation=0.7)
+    assert faster.options()[0].hours == pytest.approx(QUESTION.options()[0].hours / 2)
+    assert all(one.lost for one in replace(QUESTION, budget=0.01).options())
+    with pytest.raises(ParameterError, match=r"'H900'.*L4"):
+        cost_widgets.explore(replace(QUESTION, gpu="H900"))
+    with pytest.raises(ParameterError, match=r"api='gpt-9'.*gpt-4\.1-mini"):
+        cost_widgets.explore(replace(QUESTION, api="gpt-9"))
+
+
+@pytest.mark.parametrize("job", [replace(JOB, batch_rows=24), replace(JOB, max_length=16_384)])
+def test_the_sliders_begin_with_the_parameters_as_they_are(job, monkeypatch):
+    monkeypatch.setattr(widgets, "interactive", lambda: True)
+    controls, _ = cost_widgets.explore(replace(QUESTION, job=job)).children
+    by_name = {control.description: control.value for control in controls.children}
+    assert by_name["batch"] == job.batch_rows
+    assert by_name["max_length"] == job.max_length
 
 
 def test_a_slider_changes_the_table(monkeypatch):
     monkeypatch.setattr(widgets, "interactive", lambda: True)
-    shown = cost_widgets.explore(JOB, "all", "all", 12, *SERVING)
+    shown = cost_widgets.explore(QUESTION)
     controls, page = shown.children
     by_name = {control.description: control for control in controls.children}
     before = page.value
     by_name["max_length"].value = 8192
     assert page.value != before
     by_name["model"].value = "Llama-3.1-70B"
-    assert "needs" in page.value
+    assert "8 x" in page.value
     by_name["M tokens/month"].value = 500
     assert "500 million answer tokens" in page.value
     by_name["deadline (h)"].value = -1
     assert "deadline_hours=-1" in page.value
 
 
-def test_every_figure_has_units_and_most_a_source():
+def test_every_figure_has_units_and_a_source():
     ranked = planner.rank(JOB, 12)
     figures = [
         cost_plots.plot_published(published_memory.rows()),
         cost_plots.plot_options(ranked),
-        cost_plots.plot_break_even({"own": (100, 0), "api": (0, 2)}, 80, "answer tokens a month (millions)"),
+        cost_plots.plot_break_even(inference.ways("H100", 900, "gpt-4.1-mini"), 80),
         cost_plots.plot_tornado({"a": (1, 5), "b": (2, 3)}, 2.5, "dollars"),
         cost_plots.plot_phases(project.phases(100)),
     ]
     for ax in figures:
         assert any(unit in ax.get_xlabel() for unit in ("GiB", "hours", "millions", "dollars"))
-    for ax in figures[:3]:
-        assert any("Source: data/" in text.get_text() for text in ax.texts)
+    for ax in figures:
+        assert any("Source: " in text.get_text() for text in ax.texts)
 
 
 def test_a_run_stands_before_the_reference(tmp_path):
