@@ -54,12 +54,15 @@ def predicted(row: dict, assumed: dict) -> dict:
     stated = {name: row[name] for name in ("lora_rank", "target_modules", "activation_checkpointing") if row[name]}
     needed = {"activation_checkpointing"} | ({"lora_rank", "target_modules"} if row["method"] == "lora" else set())
     filled = assumed | stated
+    left_out = ["optimizer"] if row["optimizer"] == "not stated" else []
+    left_out += ["parts of the loss"] if row["chunked_loss"] == "1" else []
     shape = Shape.named(row["model"])
     if assumed["tied"] == "0":
         shape = Shape(**{**vars(shape), "tied": False})
     length = int(row["seq_len"])
     if assumed["longest_row"] and row["packed"] == "0":
         length = min(length, int(assumed["longest_row"]))
+        left_out.append("longest row")
     tokens = length * int(row["micro_batch_size"])
     plan = memory.Plan(tokens, tokens, tokens, tokens)
     method, dtype = ("qlora" if row["quantisation"] else row["method"]), row["weights_dtype"]
@@ -83,7 +86,7 @@ def predicted(row: dict, assumed: dict) -> dict:
         "measured": float(row["peak_gib"]) * UNITS[assumed["unit"]],
         "predicted": peak,
         "filled": filled,
-        "assumed": sorted(needed - set(stated)),
+        "assumed": sorted(needed - set(stated)) + left_out,
     }
 
 

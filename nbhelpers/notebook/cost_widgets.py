@@ -83,7 +83,7 @@ def explore(question: Question):
 def _sliders(question: Question):
     import ipywidgets as w
 
-    job, wide = question.job, {"style": {"description_width": "8em"}, "layout": {"width": "24em"}}
+    job, wide = question.job, {"style": {"description_width": "10em"}, "layout": {"width": "26em"}}
     rented = sorted({offer.gpu for offer in prices.offers(question.prices_file) if offer.kind != "active"})
     models = list(dict.fromkeys([job.model, *planner.Shape.names()]))
     batches = sorted({1, 2, 4, 8, 16, 32, 64, job.batch_rows})

@@ -1,5 +1,6 @@
 """The sliders of notebook 07 in a real browser: JupyterLab with headless Chromium. Skipped where Chromium is not."""
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -75,6 +76,7 @@ def browser():
 
 
 def test_a_slider_moved_in_jupyterlab_changes_the_table(tmp_path):
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
@@ -106,5 +108,11 @@ def test_a_slider_moved_in_jupyterlab_changes_the_table(tmp_path):
         handle.click()
         for _ in range(5):
             handle.send_keys(Keys.ARROW_RIGHT)
-        wait(lambda: explorer().text != before, "the table did not change")
+
+        def changed():
+            with contextlib.suppress(StaleElementReferenceException):  # it is being drawn anew
+                table = explorer()
+                return table is not None and table.text not in ("", before)
+
+        wait(changed, "the table did not change")
         driver.save_screenshot(str(tmp_path / "explorer.png"))
