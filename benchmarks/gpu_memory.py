@@ -42,7 +42,7 @@ def settings(models: tuple[str, ...], gpu: bool) -> list[dict]:
     methods = ["lora", "full"] + (["qlora"] if gpu and importlib.util.find_spec("bitsandbytes") else [])
     flash = ["flash_attention_2"] if importlib.util.find_spec("flash_attn") else []
     short, long = ((512, 2), (2048, 2)) if gpu else ((32, 2), (128, 2))
-    changes = [("sdpa", True, short), ("sdpa", True, long), ("sdpa", False, short), ("eager", True, short)]
+    changes = [("sdpa", True, short), ("sdpa", True, long), ("sdpa", False, short), ("eager", False, short)]
     changes += [(kernel, True, long) for kernel in flash]
     changes += [("sdpa", True, (long[0], 2 * long[1])), ("eager", True, long), ("sdpa", False, long)]
     keys = ("model", "method", "checkpointing", "attention", "length", "batch")

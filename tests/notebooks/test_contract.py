@@ -118,6 +118,7 @@ def test_has_one_parameters_cell_of_commented_literals(path):
         "license",
         "plan_model",
         "instruct",
+        "commercial",
         "gpu",
         "api",
         "prices_file",
