@@ -6,7 +6,7 @@ import numpy as np
 
 from nbhelpers.core import hardware, memory_usage
 from nbhelpers.cost import prices, training_time
-from nbhelpers.models import encoding, loading, memory, memory_limits
+from nbhelpers.models import budget, encoding, loading, memory, memory_limits
 from nbhelpers.training import batching
 
 RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
@@ -72,7 +72,8 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
         name: the variant, under which the prediction and later the measurement are recorded.
 
     Raises:
-        ResourceError: it would not fit even if the prediction were too high by its error margin (`force` overrides).
+        ResourceError: it would not fit even if the prediction were too high by its error margin, or the disk has no
+            room for what it will write (`force` overrides both).
     """
     p, found, plan = run.parameters, expected(run, method, train_dataset), count_tokens(run, train_dataset)
     shape = memory.Shape.of(loading.fetch(p.model_id))
@@ -82,6 +83,9 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
         gradient_accumulation_steps=p.gradient_accumulation_steps,
     )  # fmt: skip
     fits = memory_limits.check(found.peak_memory_bytes, hardware.memory_free(run.hardware.device), p.force, changes)
+    if not p.force:
+        written = budget.disk(shape, method, run.dtype, p.lora_rank, exports=0)
+        budget.check_disk(sum(written.values()) - written["download"], run.folder)
     print(f"{name:8} {fits}; {plan.tokens:,} tokens in about {found.seconds:.0f} s, ${found.dollars:.4f}")
     run.predict(**{f"{name}.{key}": getattr(found, key) for key in RECORDED})
     return found
