@@ -1,9 +1,9 @@
 """What surrounds a run: disk, network, driver, versions; each is a fact to print, and none an error."""
 
+import platform
 import shutil
 import socket
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -29,10 +29,10 @@ def driver_version() -> str | None:
         return None
 
 
-def versions() -> dict[str, str]:
-    """Python's and the packages', by name; a package that is not installed says so."""
-    found = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
+def versions(packages: tuple[str, ...] | None = None) -> dict[str, str]:
+    """Python's and the packages', by name (None: those of PACKAGES); a package that is not installed says so."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES if packages is None else packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -11,33 +11,21 @@ last, in one step: a run without it has not completed), `figures/` and `artifact
 import dataclasses
 import json
 import math
-import platform
 import subprocess
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nbhelpers.core import hardware, parameters, profiles, seeding, storage
+from nbhelpers.core import environment, hardware, parameters, profiles, seeding, storage
 from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.core.parameters import BOOKKEEPING, Parameter
 from nbhelpers.core.statistics import Metric
 
 SCHEMA = 1
 DISTRIBUTIONS = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "papermill")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _commit(root: Path) -> str | None:
@@ -108,7 +96,7 @@ class Run:
             "parameters": checked,
             "declared": {name: parameter.default for name, parameter in declared.items()},
             "resolved": resolved,
-            "versions": _versions(),
+            "versions": environment.versions(DISTRIBUTIONS),
             "commit": _commit(root),
             "hardware": dataclasses.asdict(machine),
             "dtype": hardware.precision(machine),

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from nbhelpers.core.errors import ModelError
 from nbhelpers.core.storage import write_json
-from nbhelpers.models.memory import Shape
+from nbhelpers.models import memory
+from nbhelpers.models.shape import Shape
 
 
 def updates(model, before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -98,11 +99,9 @@ def kept_width(shape: Shape, config) -> int:
         return 2 * shape.key_value_heads * shape.head_size + shape.intermediate_size
     if kind != "LORA":
         return 0
-    names = set(shape.linear_layers if isinstance(config.target_modules, str) else config.target_modules)
-    read = [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"down_proj"}]
-    inputs = [shape.linear_layers[min(group)][0] for group in read if group & names]
+    names = tuple(shape.linear_layers if isinstance(config.target_modules, str) else config.target_modules)
     outputs = 2 * sum(shape.linear_layers[name][1] for name in names) if config.use_dora else 0
-    return sum(inputs) + config.r * len(names) + outputs
+    return memory.lora_width(shape, config.r, names) + outputs
 
 
 class Bottleneck(torch.nn.Module):

@@ -16,9 +16,9 @@ FOUR_BIT_BYTES = (4 + 32 / 64) / 8  # the blocks' constants left in 32 bits
 # 1 MiB mapped one by one, which takes half as long again, nothing is lost: 1,639 MiB measured for LoRA, 1,645 predicted
 # without this share.
 CPU_ALLOCATOR_SHARE = {"float32": 0.35, "bfloat16": 0.5, "float16": 0.5}
-# Median of 36 runs on a T4 with SDPA, 4 to 25 % (fitcheck-llm 0.3.1, data/measurements); eager attention 9 to 49 %.
-RESERVED_SHARE = 0.09
-CUDA_CONTEXT = 500 * 2**20  # of the driver and its libraries: 141 MiB on a T4 there, about 500 on an A100 or H100
+# Median of 30 runs on a T4 with SDPA, 4 to 25 % (fitcheck-llm 0.3.1, data/measurements); eager attention 6 to 49 %.
+RESERVED_SHARE = 0.10
+CUDA_CONTEXT = 500 * 2**20  # of the driver and its libraries: 141 MiB measured there on a T4; its default for others
 # What stage of ZeRO, or FSDP as stage 3, divides among the GPUs (Rajbhandari et al. 2020, figure 1).
 SHARDED = {"ddp": (), "zero1": ("optimizer",), "zero2": ("optimizer", "gradients")}
 ZERO_BUCKET = 5e8  # gradients that DeepSpeed reduces at once (reduce_bucket_size); DDP's buckets hold all of them

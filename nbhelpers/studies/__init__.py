@@ -1,7 +1,6 @@
 """Many variants side by side, each in a process of its own.
 
 - `comparison`: variants side by side, with intervals over rows and seeds
-- `formats`: one number format, made and measured
 - `jobs`: many jobs, each in a process of its own, each result kept
 - `memory_stages`: where the memory of one training step goes
 - `preference_methods`: methods of learning from preferences, from one policy
