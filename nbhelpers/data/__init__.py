@@ -3,7 +3,9 @@
 - `active_learning`: which unlabelled rows to label next
 - `answer_forms`: what answers look like, and whether those of a task look alike
 - `augmentation`: synthetic rows made from given ones, marked and capped
+- `chat`: the turns of a conversation, read from what others call them, and checked
 - `cleaning`: steps that say what they dropped or changed, and why
+- `column_names`: what the columns of a data set mean, and which are not used
 - `contamination`: rows to train on that repeat rows of a test set
 - `conversion`: rows between the shapes that trainers and services read
 - `datacard`: a data set's card: sources, licences, steps, hashes, known faults
@@ -14,7 +16,7 @@
 - `defects_text`: planted dirt in text
 - `detection`: what the cleaning steps find of planted defects
 - `duplicates`: exact and near copies of rows
-- `files`: rows of JSON lines, JSON, CSV and Parquet files
+- `files`: rows of JSON lines, JSON, CSV and Parquet files, also compressed
 - `groups`: how the groups in a data set differ
 - `hub`: rows of a data set on the Hub, and what its errors mean
 - `labels`: which of two answers people prefer, and how far they agree
@@ -25,7 +27,7 @@
 - `pydocs`: the docstrings of the installed packages
 - `pydocs_tasks`: instruction rows with checkable answers from docstrings
 - `quality`: texts of another language, or not worth training on
-- `schemas`: the shapes of rows, and turns of messages from each
+- `schemas`: the shapes of rows, and the turns that each becomes
 - `sources`: the rows that a notebook's `dataset` names, split in two
 - `splits`: training and held-out rows without a leak
 - `streaming`: cleaning more rows than memory holds

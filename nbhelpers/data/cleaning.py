@@ -133,9 +133,6 @@ def rewritten(
     return Cleaned(step, after, len(rows), log)
 
 
-_OWN_COLUMNS = {"id", "input", "system", "history", "tools"}.union(*schemas.SHAPES.values())
-
-
 def shape_of(raw: Iterable) -> str:
     """The name of the shape of the first row that has one. Raises DataError with the shapes there are."""
     columns = [{key for key in row if isinstance(key, str)} for row in raw if isinstance(row, dict)]
@@ -177,7 +174,8 @@ def validate(
         seen.add(name)
         try:
             content = schemas.content_of(row, shape)
-            extra = {key: row[key] for key in row.keys() - _OWN_COLUMNS if type(row[key]) in (str, int, float, bool)}
+            meant = {"id", "messages", "reference", "text", *schemas.meanings(row, shape)}
+            extra = {key: row[key] for key in row.keys() - meant if type(row[key]) in (str, int, float, bool)}
             extra = {key: value for key, value in extra.items() if type(key) is str}
             json.dumps([extra, content], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

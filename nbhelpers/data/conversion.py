@@ -6,18 +6,18 @@ Every row is read into TRL's conversational form, which is either `{"messages"}`
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nbhelpers.core.errors import DataError, ParameterError
 from nbhelpers.core.storage import replaced
-from nbhelpers.data import schemas
+from nbhelpers.data import chat, schemas
 
 CONVERSATIONS = ("messages", "openai", "sharegpt", "alpaca", "prompt/completion", "prompt/completion plain")
 PAIRS = ("preference", "preference plain", "preference implicit", "openai preference")
 OPENAI_MINIMUM = 10  # examples; https://developers.openai.com/api/docs/guides/supervised-fine-tuning
 _OPENAI_PAIR = {"input", "preferred_output", "non_preferred_output"}
-_OWN_COLUMNS = {"system", "history", "tools", "parallel_tool_calls", *_OPENAI_PAIR}.union(*schemas.SHAPES.values())
+_RESERVED = {*schemas.MEANINGS, "tools", "parallel_tool_calls", *_OPENAI_PAIR}.union(*schemas.SHAPES.values())
 _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}  # role -> ShareGPT's name
 
 
@@ -26,7 +26,8 @@ class Converted:
     """Rows of one shape, and what became of every row read: `read == len(rows) + sum(refused.values())`.
 
     `refused` is reason -> rows; `refused_rows` is row number, from 1, -> what is wrong with that row. `warning` is
-    empty, or says why OpenAI would not take the file.
+    empty, or says why OpenAI would not take the file. `left_out` is column -> rows that had something in it: a column
+    beside the turns whose name would mean something in the new shape, or any where the shape takes no other columns.
     """
 
     shape: str
@@ -35,10 +36,12 @@ class Converted:
     refused: dict[str, int]
     refused_rows: dict[int, str]
     warning: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         refused = "".join(f" + {count} refused ({reason})" for reason, count in self.refused.items())
-        return f"{self.read} rows read = {len(self.rows)} as {self.shape}{refused}"
+        left_out = "".join(f"; {name} left out of {count}" for name, count in self.left_out.items())
+        return f"{self.read} rows read = {len(self.rows)} as {self.shape}{refused}{left_out}"
 
 
 def normal_form(row: dict) -> dict:
@@ -61,33 +64,35 @@ def normal_form(row: dict) -> dict:
             )
         return _pair(given.get("messages"), row["preferred_output"], row["non_preferred_output"])
     if shape == "preference":
-        return _pair(row.get("prompt"), row["chosen"], row["rejected"])
+        prompt, answers = _prompt(row), [chat.unpacked(row[name]) for name in ("chosen", "rejected")]
+        if prompt is not None:
+            answers = [[chat.turn_of("assistant", text)] if isinstance(text, str) else text for text in answers]
+        return _pair(prompt, *answers)
     messages = schemas.to_messages(row, shape, weights=True)
     _encodable(messages)
     return {"messages": messages}
 
 
-def _turn(role: str, content) -> dict:
-    return {"role": role, "content": content}
+def _prompt(row: dict) -> list[dict] | None:
+    """The turns of a pair's prompt; None where it has none, or where its answers hold the question once more."""
+    prompt, answers = row.get("prompt"), [chat.unpacked(row[name]) for name in ("chosen", "rejected")]
+    asked = chat.turn_of("user", prompt)  # as UltraFeedback has it
+    if prompt is None or all(isinstance(answer, list) and asked in answer for answer in answers):
+        return None
+    return schemas.question_turns(row, "prompt")
 
 
 def _pair(prompt, chosen, rejected) -> dict:
-    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
-        prompt, chosen, rejected = [_turn("user", prompt)], [_turn("assistant", chosen)], [_turn("assistant", rejected)]
-    elif isinstance(prompt, str) and all(
-        isinstance(x, list) and _turn("user", prompt) in x for x in (chosen, rejected)
-    ):
-        prompt = None  # the question once more, as UltraFeedback has it
     for name, turns in (("chosen", chosen), ("rejected", rejected), ("prompt", prompt)):
         if not isinstance(turns, list) and not (name == "prompt" and turns is None):
             raise DataError(
                 f"{name} is {turns!r:.60}, expected turns, or text together with a prompt that is text", "not turns"
             )
     conversations = [[*(prompt or []), *answer] for answer in (chosen, rejected)]
-    good, bad = map(schemas.check_messages, conversations)
+    good, bad = map(chat.check_messages, conversations)
     if good == bad:
         raise DataError("chosen and rejected are the same; there is nothing to prefer", "nothing to prefer")
-    length = len(prompt or [])
+    length = len(good) - len(chosen)
     if prompt is None:  # as TRL's extract_prompt: the turns that both begin with
         length = next((i for i, (a, b) in enumerate(zip(good, bad, strict=False)) if a != b), min(len(good), len(bad)))
     if not 0 < length < min(len(good), len(bad)):
@@ -124,7 +129,7 @@ def from_messages(row: dict, shape: str) -> dict:
     columns = _write_conversation(row["messages"], shape) if shape in CONVERSATIONS else _write_pair(row, shape)
     if shape.startswith("openai"):
         return columns
-    return {name: value for name, value in row.items() if name not in _OWN_COLUMNS} | columns
+    return {name: value for name, value in row.items() if name not in _RESERVED} | columns
 
 
 def _check_shape(shape: str) -> None:
@@ -186,20 +191,28 @@ def convert(rows, shape: str) -> Converted:
     Raises ParameterError: there is no such shape.
     """
     _check_shape(shape)
-    kept, reasons, refused_rows, read = [], Counter(), {}, 0
+    kept, reasons, refused_rows, left_out, read = [], Counter(), {}, Counter(), 0
     for read, row in enumerate(rows, 1):
         try:
-            read_row = normal_form(row)
-            kept.append(from_messages(_others(row) | read_row, shape))
+            turns = normal_form(row)
+            kept.append(from_messages(_others(row) | turns, shape))
+            left_out.update(name for name in _unmeant(row) if name not in kept[-1])
         except DataError as error:
             refused_rows[read] = str(error)
             reasons[error.reason] += 1
     warning = too_few(len(kept)) if shape.startswith("openai") else ""
-    return Converted(shape, kept, read, dict(reasons), refused_rows, warning)
+    return Converted(shape, kept, read, dict(reasons), refused_rows, warning, dict(left_out))
 
 
 def _others(row: dict) -> dict:
-    return {name: value for name, value in row.items() if name not in _OWN_COLUMNS}
+    return {name: value for name, value in row.items() if name not in _RESERVED}
+
+
+def _unmeant(row: dict) -> list[str]:
+    """The columns that hold something and are no part of the row's turns."""
+    columns = {name for name, value in row.items() if value is not None}
+    meant = _OPENAI_PAIR if columns >= _OPENAI_PAIR else schemas.meanings(row, schemas.recognise(columns))
+    return [name for name, value in row.items() if name not in meant and not chat.is_missing(value)]
 
 
 def round_trip(rows, shape: str) -> int:

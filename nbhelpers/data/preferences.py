@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nbhelpers.core.errors import DataError
 from nbhelpers.core.statistics import Metric, share
-from nbhelpers.data import files, schemas, splits
+from nbhelpers.data import chat, column_names, files, schemas, splits
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")  # of Anthropic's HH-RLHF
 
@@ -34,14 +34,16 @@ class Preferences:
 
 
 def read(path: str | Path) -> Preferences:
-    """Pairs of a .jsonl, .json, .csv or .parquet file. Raises DataError as `files.stream` and `from_rows`."""
-    return from_rows(files.read(Path(path)))
+    """Pairs of a file with columns of the usual names. Raises DataError as `files.stream` and `from_rows`."""
+    rows = files.read(Path(path))
+    return from_rows(column_names.mapping(rows).rename(rows))
 
 
 def from_rows(rows: list[dict]) -> Preferences:
     """Pairs of rows of any of these shapes, told apart row by row.
 
-    - `prompt`, `chosen`, `rejected`: text, or turns. Answers that begin with the prompt lose it.
+    - `prompt`, `chosen`, `rejected`: text, or turns. Answers that begin with the prompt lose it. A `system` column and
+      those of `schemas.CONTEXTS` belong to the prompt.
     - `chosen`, `rejected`: whole conversations, as turns or as HH-RLHF's text; the prompt is what they share.
     - `prompt`, `answers`, `scores`: every two answers of different scores make a pair. A score of None is missing.
 
@@ -144,30 +146,29 @@ def _pairs_of(row: dict) -> list[dict]:
     if {"prompt", "answers", "scores"} <= row.keys():
         if not isinstance(row["answers"], list) or not isinstance(row["scores"], list):
             raise DataError("answers and scores must be lists.", "answers or scores are no lists")
-        found = from_scores(_prompt(row["prompt"]), row["answers"], row["scores"])
+        found = from_scores(_prompt(row), row["answers"], row["scores"])
         if not found:
             raise DataError("No two answers have different scores.", "scores are all alike")
         return found
     if not {"chosen", "rejected"} <= row.keys():
         raise DataError("A row needs chosen and rejected.", "without chosen and rejected")
-    chosen, rejected = row["chosen"], row["rejected"]
+    chosen, rejected = chat.unpacked(row["chosen"]), chat.unpacked(row["rejected"])
     if row.get("prompt") is not None:
-        prompt = _prompt(row["prompt"])
-        chosen, rejected = _without_prompt(row["prompt"], chosen, rejected)
+        prompt = _prompt(row)
+        chosen, rejected = _without_prompt(chat.unpacked(row["prompt"]), chosen, rejected)
     else:
         prompt, chosen, rejected = _split_conversations(chosen, rejected)
-    if schemas.is_blank(chosen) or schemas.is_blank(rejected):
+    if chat.is_blank(chosen) or chat.is_blank(rejected):
         raise DataError("One of the answers is empty.", "with an empty answer")
     if _alike(chosen, rejected):
         raise DataError("Both answers are the same.", "with two answers alike")
     return [_pair(prompt, chosen, rejected)]
 
 
-def _prompt(prompt) -> list[dict]:
-    """The turns of a prompt, text or turns. Raises DataError where they do not end with the user's."""
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+def _prompt(row: dict) -> list[dict]:
+    """The turns before a row's answers. Raises DataError where they do not end with the user's."""
     try:
-        checked = schemas.check_messages([*turns, {"role": "assistant", "content": "answer"}])
+        checked = chat.check_messages([*schemas.question_turns(row, "prompt"), chat.turn_of("assistant", "answer")])
     except (DataError, TypeError) as error:
         raise DataError(f"The prompt cannot be used: {error}.", "with a prompt that no user ends") from None
     return checked[:-1]
@@ -197,15 +198,15 @@ def _split_conversations(chosen, rejected) -> tuple[list[dict], str, str]:
     if isinstance(chosen, str) and isinstance(rejected, str):
         if not _TURN.match(chosen):
             prompt = shared_prompt(chosen, rejected)
-            if schemas.is_blank(prompt):
+            if chat.is_blank(prompt):
                 raise DataError("The two texts share no prompt.", "without a prompt")
-            return _prompt(prompt.strip()), chosen[len(prompt) :].strip(), rejected[len(prompt) :].strip()
+            return _prompt({"prompt": prompt.strip()}), chosen[len(prompt) :].strip(), rejected[len(prompt) :].strip()
         chosen, rejected = _transcript(chosen), _transcript(rejected)
     if not (isinstance(chosen, list) and isinstance(rejected, list) and chosen and rejected):
         raise DataError("chosen and rejected must both be text or both be turns.", "of two kinds of answers")
     if chosen[:-1] != rejected[:-1]:
         raise DataError("The conversations differ before their last answers.", "whose earlier turns differ")
-    return _prompt(chosen[:-1]), *_without_prompt([], chosen[-1:], rejected[-1:])
+    return _prompt({"prompt": chosen[:-1]}), *_without_prompt([], chosen[-1:], rejected[-1:])
 
 
 def _transcript(text: str) -> list[dict]:

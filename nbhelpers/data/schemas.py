@@ -1,9 +1,13 @@
-"""The shapes that rows of conversations come in, and what each of them becomes: checked turns `{"role", "content"}`."""
+"""The shapes that rows of conversations come in, and what each of them becomes: checked turns `{"role", "content"}`.
+
+Reading, cleaning, conversion and encoding all see a row through `to_messages`. Nothing that a row holds disappears
+without a line that says so: a column has one of the `meanings`, or the report of `column_names` calls it "not used".
+"""
 
 import json
-import unicodedata
 
 from nbhelpers.core.errors import DataError
+from nbhelpers.data.chat import check_messages, is_blank, is_missing, list_in, plain_turn, turn_of, unpacked
 
 
 def text_of(row: dict) -> str:
@@ -16,8 +20,6 @@ def fold(messages: list[dict]) -> str:
     return json.dumps([(t["role"], " ".join(t["content"].lower().split())) for t in messages[:-1]])
 
 
-_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category that show nothing
-ROLES = ("system", "user", "assistant", "tool")
 SHAPES = {
     "messages": {"messages"},
     "sharegpt": {"conversations"},
@@ -26,20 +28,14 @@ SHAPES = {
     "alpaca": {"instruction", "output"},
     "text": {"text"},
 }  # shape -> the columns it is recognised by, most specific first
-_LOST = ("tool_calls", "function_call", "thinking", "reasoning", "reasoning_content", "images", "videos", "audio")
 _LOST_COLUMNS = ("tools", "functions", "images", "videos", "audio")
-_MAY_FOLLOW = {  # role -> whose turn may come before it; None: the beginning
-    "system": {None},
-    "user": {None, "system", "assistant"},
-    "assistant": {"user", "tool"},
-    "tool": {"assistant", "tool"},
-}
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-
-
-def is_blank(text: str) -> bool:
-    """Whether nothing of a text would be seen: it is empty, white space, control characters, or without width."""
-    return all(sign.isspace() or sign in _FILLERS or unicodedata.category(sign) in ("Cc", "Cf") for sign in text)
+_NOTHING = ("[]", "{}", "null", "None")  # what a CSV file's cell says where a column is empty
+CONTEXTS = (
+    *("context", "input", "passage", "document", "documents", "paragraph", "article", "background"),
+    *("choices", "options"),
+)  # columns that belong to the question of a row, in the order in which they follow it
+_WORDING = 20  # characters: what is shorter may stand in a question by chance
+MEANINGS = dict.fromkeys(CONTEXTS, "question") | {"system": "system turn", "history": "earlier turns"}
 
 
 def known_shape(columns: set[str]) -> str | None:
@@ -59,32 +55,85 @@ def recognise(columns: set[str]) -> str:
     )
 
 
-def _turns(prompt, completion) -> list[dict]:
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return [*prompt, *completion]
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+def meanings(row: dict, shape: str) -> dict[str, str]:
+    """Column -> what it becomes, of those columns that this row's turns or text are made of."""
+    if shape == "text":
+        return {"text": "text"}
+    if shape in ("messages", "sharegpt"):
+        return dict.fromkeys(SHAPES[shape], "turns") | {"system": "system turn"}
+    question, answers = {
+        "preference": ("prompt", ("chosen", "rejected")),
+        "prompt/completion": ("prompt", ("completion",)),
+        "alpaca": ("instruction", ("output",)),
+    }[shape]
+    out = {question: "question"} | {name: name if shape == "preference" else "answer" for name in answers}
+    return out | (MEANINGS if isinstance(unpacked(row.get(question)), str | None) else {"system": "system turn"})
 
 
-def _history(pairs) -> list[dict]:
-    """Earlier turns, as LLaMA-Factory writes them: a list of [question, answer]."""
-    pairs = pairs or []
-    if not isinstance(pairs, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
-        raise DataError(f"history is {pairs!r:.60}, expected a list of [question, answer]", "bad history")
-    return [turn for question, answer in pairs for turn in _turns(question, answer)]
+def _labelled(choices) -> dict[str, str]:
+    """Label -> text of the choices of a question: a list, an object, or two lists named `label` and `text`."""
+    if isinstance(choices, dict) and isinstance(choices.get("text"), list) and isinstance(choices.get("label"), list):
+        choices = dict(zip(map(str, choices["label"]), choices["text"], strict=False))
+    elif isinstance(choices, list) and len(choices) <= 26:
+        choices = {chr(ord("A") + i): choice for i, choice in enumerate(choices)}
+    if not isinstance(choices, dict) or not all(isinstance(text, str) for text in choices.values()):
+        raise DataError(f"the choices are {choices!r:.60}, expected a list of texts", "choices are not text")
+    return choices
+
+
+def _context(row: dict, name: str) -> str:
+    """What a column adds to the question, as text."""
+    value = row[name]
+    if name in ("choices", "options") and not isinstance(value, str):
+        return "\n".join(f"{label}. {text}" for label, text in _labelled(value).items())
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "\n\n".join(value)
+    if not isinstance(value, str):
+        raise DataError(f"{name} is {value!r:.60}, expected text", "content is not text")
+    return value
+
+
+def question_turns(row: dict, name: str) -> list[dict]:
+    """The turns before the answer: a `system` column, the `history`, and the question in column `name`.
+
+    A question of text takes in the columns of `CONTEXTS`, a blank line between them, unless it says the same already.
+    One of turns is taken as it is.
+
+    Raises DataError: a column holds no text, or the history is no list of [question, answer].
+    """
+    question = unpacked(row.get(name))
+    if isinstance(question, list) and name != "instruction":
+        return _system(row) + [plain_turn(turn) for turn in question]
+    if not isinstance(question, str | None):
+        raise DataError(f"{name} is {question!r:.60}, expected text", "content is not text")
+    history = [] if is_missing(row.get("history")) else list_in(row["history"])
+    if not isinstance(history, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in history):
+        raise DataError(f"history is {history!r:.60}, expected a list of [question, answer]", "bad history")
+    before = [turn_of(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
+    for context in CONTEXTS:
+        text = "" if is_missing(row.get(context)) else _context(row, context)
+        if text and (len(text) < _WORDING or text.strip() not in (question or "")):
+            question = f"{question}\n\n{text}" if question and not is_blank(question) else text
+    return [*_system(row), *before, turn_of("user", question)]
+
+
+def _system(row: dict) -> list[dict]:
+    return [] if is_missing(row.get("system")) else [turn_of("system", row["system"])]
 
 
 def refuse_more_than_text(row) -> None:
     """Raises DataError where a row is none, or has tools or images, which plain turns cannot say."""
     if not isinstance(row, dict):
         raise DataError(f"{row!r:.60} is not an object like {{...}}", "not an object")
-    if lost := [name for name in _LOST_COLUMNS if row.get(name)]:
+    if lost := [name for name in _LOST_COLUMNS if not is_missing(row.get(name)) and row[name] not in _NOTHING]:
         raise DataError(f"the row has {', '.join(lost)}, which plain turns cannot say", ", ".join(lost))
 
 
 def to_messages(row: dict, shape: str, weights: bool = False) -> list[dict]:
     """The turns of one row of a known shape, checked as `check_messages` does; nothing that is trained is left out.
 
-    A `system` column becomes the first turn, the `history` of a row with one question the turns before it.
+    Which columns become which turn is what `meanings` says. The answer to `choices` may be the number of one of them,
+    from 0; it becomes its label.
 
     Args:
         weights: as in `check_messages`.
@@ -93,81 +142,24 @@ def to_messages(row: dict, shape: str, weights: bool = False) -> list[dict]:
         DataError: says what is wrong with this row; the caller adds which row it is.
     """
     refuse_more_than_text(row)
-    if shape == "messages":
-        messages = row["messages"]
-    elif shape == "sharegpt":
-        if not isinstance(row["conversations"], list):
-            raise DataError(f"conversations is {type(row['conversations']).__name__}, expected a list of turns")
-        messages = [
-            turn | {"role": _SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
-            if isinstance(turn, dict) and isinstance(turn.get("from"), str)
-            else turn
-            for turn in row["conversations"]
-        ]
-    elif shape == "prompt/completion":
-        messages = _history(row.get("history")) + _turns(row["prompt"], row["completion"])
-    elif shape == "alpaca":
-        for name in ("instruction", "input"):
-            if not isinstance(row.get(name), str | None):
-                raise DataError(f"{name} is {row[name]!r:.60}, expected text", "content is not text")
-        extra = f"\n\n{row['input']}" if row.get("input") else ""
-        messages = _turns(f"{row['instruction']}{extra}" if row["instruction"] else None, row["output"])
-        messages = _history(row.get("history")) + messages
-    else:
+    if shape in ("messages", "sharegpt"):
+        (column,) = SHAPES[shape]
+        turns = unpacked(row[column])
+        if not isinstance(turns, list):
+            raise DataError(f"{column} is {turns!r:.60}, expected a list of turns", "no messages")
+        return check_messages([*_system(row), *map(plain_turn, turns)], weights)
+    if shape not in ("prompt/completion", "alpaca"):
         raise DataError(f"{shape} rows hold no question with one answer; supervised tuning needs messages")
-    if row.get("system") and isinstance(messages, list):
-        messages = [{"role": "system", "content": row["system"]}, *messages]
-    return check_messages(messages, weights)
-
-
-def check_messages(messages, weights: bool = False) -> list[dict]:
-    """The same messages, as plain `{"role", "content"}` turns.
-
-    Args:
-        weights: keep OpenAI's `weight` 0, an answer not to be trained, as a key of its turn instead of refusing it.
-
-    Raises DataError on the first turn that cannot be used: of no known role, with what a plain turn cannot say (tool
-    calls, images, ...), without text, not to be trained, a system turn that is not the first, an answer without a
-    question, two turns in a row of the user or of the assistant, no answer at the end, none that is trained.
-    """
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"messages is {messages!r:.60}, expected a list of turns", "no messages")
-    before, out = None, []
-    for i, turn in enumerate(messages):
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES:
-            kind = "unknown role" if isinstance(turn, dict) else "not a turn"
-            raise DataError(f"turn {i} is {turn!r:.60}, expected a role of {', '.join(ROLES)}", kind)
-        role, content = turn["role"], turn.get("content")
-        weight = 0 if turn.get("train") is False else turn.get("weight")  # Axolotl's name for OpenAI's
-        if lost := [key for key in _LOST if turn.get(key)]:
-            raise DataError(f"turn {i} has {', '.join(lost)}, which a plain turn cannot say", "more than plain turns")
-        if not isinstance(content, str) or is_blank(content):
-            kind = "empty turn" if content is None or isinstance(content, str) else "content is not text"
-            raise DataError(f"turn {i} ({role}) has content {content!r:.60}, expected text", kind)
-        if weight not in (None, 0, 1):
-            raise DataError(f"turn {i} has weight {weight!r:.60}, expected 0 or 1", "bad weight")
-        if weight == 0 and role == "assistant" and not weights:
-            raise DataError(
-                f"turn {i} has weight 0, while every answer here is trained; remove the row, or the key to train it",
-                "an answer of weight 0",
-            )
-        if role == "system" and i > 0:
-            raise DataError(f"turn {i} is a system turn; only the first may be one", "system not first")
-        if role == before and role != "tool":
-            raise DataError(f"turns {i - 1} and {i} are both the {role}'s; join them", "two turns in a row")
-        if before not in _MAY_FOLLOW[role]:
-            after = f"the {before}'s" if before else "nothing"
-            raise DataError(
-                f"turn {i} is the {role}'s, after {after}; a user asks first, and a tool answers the assistant",
-                "turns out of order",
-            )
-        before = role
-        out.append({"role": role, "content": content} | ({"weight": 0} if weight == 0 and role == "assistant" else {}))
-    if before != "assistant":
-        raise DataError(f"the last turn is the {before}'s; there is no answer to learn", "no answer at the end")
-    if all("weight" in turn for turn in out if turn["role"] == "assistant"):
-        raise DataError("every answer has weight 0; there is none to learn", "no answer to learn")
-    return out
+    question, answer = ("prompt", "completion") if shape == "prompt/completion" else ("instruction", "output")
+    reply, turns = row[answer], unpacked(row[answer])
+    if isinstance(turns, list) and shape == "prompt/completion" and isinstance(unpacked(row[question]), list):
+        after = [plain_turn(turn) for turn in turns]
+    else:
+        choices = next((row[name] for name in ("choices", "options") if not is_missing(row.get(name))), None)
+        if type(reply) is int and choices is not None and 0 <= reply < len(labels := [*_labelled(choices)]):
+            reply = labels[reply]
+        after = [turn_of("assistant", reply)]
+    return check_messages(question_turns(row, question) + after, weights)
 
 
 def content_of(row: dict, shape: str) -> dict:

@@ -5,16 +5,17 @@ least `id, task, messages, reference`.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nbhelpers.core import storage
 from nbhelpers.core.errors import DataError
-from nbhelpers.data import files, hub, pydocs, pydocs_tasks, schemas
+from nbhelpers.data import column_names, files, hub, pydocs, pydocs_tasks, schemas
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Source:
     """Rows split into `train` and `test` (both `datasets.Dataset`), and what became of every row read.
 
     `read` = rows of train + rows of test + the sum of `dropped` (reason -> rows). `hash` identifies the content.
+    `columns` says what became of every column that was read.
     """
 
     name: str
@@ -30,12 +32,16 @@ class Source:
     read: int
     dropped: dict[str, int] = field(default_factory=dict)
     hash: str = ""
+    columns: str = ""
 
     def __str__(self) -> str:
         dropped = "".join(f" + {count} dropped ({reason})" for reason, count in self.dropped.items())
+        roles = Counter(turn["role"] for side in (self.train, self.test) for m in side["messages"] for turn in m)
+        turns = ", ".join(f"{count:,} {role}" for role, count in sorted(roles.items(), key=lambda item: -item[1]))
+        columns = f"\ncolumns: {self.columns}" if self.columns else ""
         return (
             f"{self.name}: {self.read} rows read = {len(self.train)} to train on + {len(self.test)} held out{dropped}; "
-            f"hash {self.hash[:12]}"
+            f"turns: {turns}; hash {self.hash[:12]}{columns}"
         )
 
 
@@ -43,7 +49,8 @@ def load(dataset: str, seed: int = 0, test_share: float = 0.1, limit: int = 50_0
     """Rows from a source named as a notebook's `dataset` parameter names it.
 
     Args:
-        dataset: `pydocs`, a .jsonl/.json/.csv/.parquet file, or a Hub id `org/name[:config][@revision][#split]`.
+        dataset: `pydocs`, a file that `files` reads, a folder with a training and a held-out file, or a Hub id
+            `org/name[:config][@revision][#split]`.
         seed: decides which rows of a file or Hub set are held out; `pydocs` always holds out the same packages.
         test_share: share of the rows held out, 0 to 1 (not for `pydocs`).
         limit: most rows streamed from the Hub.
@@ -55,26 +62,28 @@ def load(dataset: str, seed: int = 0, test_share: float = 0.1, limit: int = 50_0
         return load_pydocs()
     if Path(dataset).expanduser().is_dir():
         return _read_splits(dataset)
-    return _split(dataset, read(dataset, limit), seed, test_share)
+    rows = read(dataset, limit)
+    mapping = column_names.mapping(rows)
+    return replace(_split(dataset, mapping.rename(rows), seed, test_share), columns=mapping.describe(rows))
 
 
-def read(dataset: str, limit: int = 50_000, columns: str = "") -> list[dict]:
+def read(dataset: str, limit: int = 50_000) -> list[dict]:
     """Raw rows, before anything is checked: docstrings (`pydocs`), a file's rows, or the first `limit` of a Hub set.
 
+    What their columns mean, `column_names.mapping` says.
+
     Args:
-        dataset: as for `load`.
-        columns: what the columns are called here and what they are, `"question=prompt, reply=completion"`; the usual
-            pairs (`ALIASES`) are known.
+        dataset: as for `load`, but no folder.
 
     Raises:
         DataError: names the file, the line and the remedy.
     """
     if dataset == "pydocs":
         return _cached("docstrings", lambda: _with_ids(pydocs.corpus()))
-    if dataset.lower().endswith(files.SUFFIXES) or Path(dataset).expanduser().exists():
-        return files.renamed(files.read(Path(dataset).expanduser()), columns)
+    if files.is_known(dataset) or Path(dataset).expanduser().exists():
+        return files.read(Path(dataset).expanduser())
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[^@#]+)?(@[^#]+)?(#\w+)?", dataset):
-        return files.renamed(hub.read_hub(dataset, limit), columns)
+        return hub.read_hub(dataset, limit)
     raise DataError(
         f"dataset={dataset!r} is neither pydocs, nor a file that exists ({', '.join(files.SUFFIXES)}), nor a Hub id "
         "like org/name. Check the spelling and the folder that the notebook runs in."
@@ -187,18 +196,42 @@ def balanced(rows, tasks: list[str], count: int, seed: int):
     return rows.select(generator.permutation(chosen).tolist())
 
 
+_SIDES = {"train": ("train", "training"), "test": ("test", "validation", "valid", "val", "dev", "eval")}
+
+
+def _split_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """Side -> its files, by the first word of their names; and the files of further sides, which are not used."""
+    by_word: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and files.is_known(path):
+            by_word.setdefault(re.split(r"[-_.]", path.name.lower())[0], []).append(path)
+    sides = {}
+    for side, words in _SIDES.items():
+        if not (word := next((word for word in words if word in by_word), None)):
+            raise DataError(
+                f"{folder} has no {side} file. It needs files whose names begin with train and with test or "
+                f"validation, of {', '.join(files.SUFFIXES)}; or name one file, which is then split."
+            )
+        sides[side] = by_word.pop(word)
+    unused = [path.name for word in itertools.chain(*_SIDES.values()) for path in by_word.get(word, ())]
+    return sides, unused
+
+
 def _read_splits(folder: str) -> Source:
-    """The folder that notebook 01 leaves: `train.jsonl` and `test.jsonl`, rows of messages or of one other shape."""
-    paths = [Path(folder).expanduser() / f"{side}.jsonl" for side in ("train", "test")]
-    if missing := [path.name for path in paths if not path.is_file()]:
-        raise DataError(f"{folder} has no {' and no '.join(missing)}. Name a file, or a folder that notebook 01 wrote.")
-    sides = []
-    for path in paths:
-        raw = files.read(path)
-        own = [{key: row[key] for key in ("id", "package") if isinstance(row.get(key), str)} for row in raw]
-        sides.append([row | names for row, names in zip(normalise(str(path), raw), own, strict=True)])
-    train, test = sides
-    return Source(folder, _dataset(train), _dataset(test), len(train) + len(test), {}, _hash(train + test))
+    """A folder with a training and a held-out side, such as notebook 01 leaves; each side one file or several."""
+    sides, unused = _split_files(Path(folder).expanduser())
+    rows = {side: [row for path in paths for row in files.read(path)] for side, paths in sides.items()}
+    mapping = column_names.mapping(rows["train"] + rows["test"])
+    normal = []
+    for side, raw in rows.items():
+        renamed = mapping.rename(raw)
+        own = [{key: row[key] for key in ("id", "package") if isinstance(row.get(key), str)} for row in renamed]
+        name = " + ".join(str(path) for path in sides[side])
+        normal.append([row | names for row, names in zip(normalise(name, renamed), own, strict=True)])
+    train, test = normal
+    described = mapping.describe(rows["train"] + rows["test"], ("id", "task", "package"))
+    described += f"; files not used: {', '.join(unused)}" if unused else ""
+    return Source(folder, _dataset(train), _dataset(test), len(train) + len(test), {}, _hash(train + test), described)
 
 
 def _hash(rows: list[dict]) -> str:

@@ -8,7 +8,7 @@ import random
 import textwrap
 
 from nbhelpers.core.errors import DataError, ParameterError
-from nbhelpers.data import schemas
+from nbhelpers.data import chat
 from nbhelpers.models import templates
 
 BODY = ("messages", "text")  # the columns that hold a row's text
@@ -199,7 +199,7 @@ def converse(model, tokenizer, prompts: list[str], system: str = "", max_new_tok
     from nbhelpers.evaluation import generation
 
     for prompt in prompts:
-        if not isinstance(prompt, str) or schemas.is_blank(prompt):
+        if not isinstance(prompt, str) or chat.is_blank(prompt):
             raise ParameterError(f"prompts has {prompt!r:.60}: write each as text, such as 'What is a volcano?'.")
     begun = [{"role": "system", "content": system}] if system else []
     read, shown = list(begun), list(begun)
@@ -230,7 +230,7 @@ def _chat(shown: list[dict], ask, forget, suggestion: str):
     send, again = ipywidgets.Button(description="Send"), ipywidgets.Button(description="New chat")
 
     def answer(_) -> None:
-        if schemas.is_blank(words.value or suggestion):
+        if chat.is_blank(words.value or suggestion):
             return
         send.disabled = True
         try:

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 
 from nbhelpers.core import storage
 from nbhelpers.core.errors import DataError, ParameterError
-from nbhelpers.data import cleaning, duplicates, normalisation, quality, schemas, splits, streaming
+from nbhelpers.data import chat, cleaning, duplicates, normalisation, quality, schemas, splits, streaming
 from nbhelpers.data.cleaning import Cleaned
 from nbhelpers.data.privacy import Span
 
@@ -100,7 +100,7 @@ PIECES = [
     "字", "All rights reserved. ",
 ]  # fmt: skip
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=8).map("".join)
-TURN = st.fixed_dictionaries({"role": st.sampled_from([*schemas.ROLES, "bot"]), "content": TEXT | JSON}) | JSON
+TURN = st.fixed_dictionaries({"role": st.sampled_from([*chat.ROLES, "bot"]), "content": TEXT | JSON}) | JSON
 GOOD = st.builds(turns, TEXT, TEXT)
 ROW = st.one_of(
     st.fixed_dictionaries({"text": TEXT | JSON}, optional={"id": TEXT | JSON, "task": TEXT | JSON, "": TEXT}),
@@ -215,7 +215,7 @@ def test_a_broken_row_is_dropped_under_its_number_and_reason():
         {"id": "c"},
         {"messages": turns("q", " \u200b")},
         [1],
-        {"id": "f", "messages": [{"role": "bot", "content": "x"}]},
+        {"id": "f", "messages": [{"role": "judge", "content": "x"}]},
         {"id": "g", "messages": turns("q", "\ud83d")},
         {"id": "h", "messages": turns("q", 5)},
     ]

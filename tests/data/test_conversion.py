@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nbhelpers.core.errors import DataError, NotebookError, ParameterError
 from nbhelpers.cost import hosted, prices
-from nbhelpers.data import conversion, files, schemas
+from nbhelpers.data import chat, conversion, files
 
 
 def turn(role: str, content: str, **more) -> dict:
@@ -133,8 +133,8 @@ def test_the_prompt_of_an_implicit_pair_is_the_one_that_trl_finds():
         ({"instruction": "a", "output": "b", "system": 5}, "content 5"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "are the same"),
         ({"chosen": "a b", "rejected": "a c"}, "text together with a prompt"),
-        ({"prompt": "a", "chosen": [ASK, ANSWER], "rejected": [ASK, OTHER]}, "prompt is 'a', expected turns"),
-        ({"prompt": [ASK], "chosen": "b", "rejected": "c"}, "chosen is 'b', expected turns"),
+        ({"prompt": "a", "chosen": [ASK, ANSWER], "rejected": [ASK, OTHER]}, "turns 0 and 1 are both the user's"),
+        ({"prompt": [ASK], "chosen": "b", "rejected": ["c"]}, "turn 1 is 'c', expected a role"),
         ({"prompt": [], "chosen": [ANSWER], "rejected": [OTHER]}, "turn 0 is the assistant's, after nothing"),
         ({"chosen": [ANSWER], "rejected": [OTHER]}, "turn 0 is the assistant's, after nothing"),
         ({"chosen": [ASK, ANSWER], "rejected": [ASK, ANSWER, AGAIN, MORE]}, "no answer after it"),
@@ -242,7 +242,7 @@ def test_openai_takes_ten_examples_and_no_fewer(count, warned, smoke):
 # --- round trips --------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
-    lambda text: not schemas.is_blank(text)
+    lambda text: not chat.is_blank(text)
 )
 
 

@@ -13,7 +13,7 @@ import phonenumbers
 import pytest
 
 from nbhelpers.core.errors import DataError, ParameterError
-from nbhelpers.data import defects, defects_copies, defects_personal, defects_rows, defects_text, planted_text, schemas
+from nbhelpers.data import chat, defects, defects_copies, defects_personal, defects_rows, defects_text, planted_text
 from nbhelpers.data.planted_text import GENERATORS, expand, iban_checks, luhn, texts
 
 
@@ -305,14 +305,14 @@ def test_broken_rows_are_broken_in_ten_ways_and_the_others_are_valid():
     forgiven = set()  # what check_messages lets pass: it looks at no order but the last turn's
     for kind, row, _ in pairs(planted):
         try:
-            schemas.check_messages(row.get("messages"))
+            chat.check_messages(row.get("messages"))
             forgiven.add(kind)
         except DataError:
             pass
     assert forgiven <= {"two user turns", "system turn not first", "content is blank"}
     for row in planted.rows:
         if row["id"] not in planted.truth:
-            assert schemas.check_messages(row["messages"])
+            assert chat.check_messages(row["messages"])
             roles = [turn["role"] for turn in row["messages"]]
             assert "system" not in roles[1:]
             assert ("user", "user") not in itertools.pairwise(roles)

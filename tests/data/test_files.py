@@ -1,8 +1,11 @@
-"""Local files read row by row, and columns under their usual names. Malformed files: test_malformed.py."""
+"""Local files read row by row. Malformed files: test_malformed.py."""
 
 import csv
+import gzip
 import itertools
 import json
+import re
+import subprocess
 
 import pytest
 
@@ -21,7 +24,8 @@ def write(path, rows):
         path.write_text(json.dumps(rows))
     else:
         frame = pd.DataFrame(rows)
-        frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
+        tabs = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False, **tabs)
     return path
 
 
@@ -29,6 +33,76 @@ def write(path, rows):
 def test_every_kind_of_file_gives_the_same_rows_whole_and_one_by_one(tmp_path, suffix):
     path = write(tmp_path / f"rows{suffix}", ROWS)
     assert files.read(path) == list(files.stream(path)) == ROWS
+    if suffix != ".parquet":
+        packed = path.with_name(f"packed{suffix}.gz")
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        assert files.read(packed) == ROWS
+        packed.write_bytes(packed.read_bytes()[:-10])
+        with pytest.raises(DataError, match=r"not a whole gzip file.*unpack it"):
+            files.read(packed)
+
+
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("lines.json", LINES),
+        ("lines, pretty.json", "\n".join(json.dumps(row, indent=2) for row in ROWS)),
+        ("lines with commas.jsonl", LINES.replace("}\n", "},\n")),
+        ("list.jsonl", json.dumps(ROWS)),
+        ("list, pretty.jsonl", json.dumps(ROWS, indent=1)),
+        ("data.json", json.dumps({"data": ROWS})),
+        ("columns.json", json.dumps(COLUMNS)),
+        ("pandas columns.json", json.dumps({k: {str(i): v for i, v in enumerate(vs)} for k, vs in COLUMNS.items()})),
+        ("pandas index.json", json.dumps({str(i): row for i, row in enumerate(ROWS)})),
+        ("pandas split.json",
+         json.dumps({"columns": [*COLUMNS], "index": [0, 1], "data": [[*row.values()] for row in ROWS]})),
+        ("excel.csv", "\ufeffsep=;\r\nprompt;completion\r\nWhat?;That.\r\n\"Näher, \"\"dran\"\"?\";\"a,b\nc\"\r\n"),
+        ("tabs.txt.tsv", "prompt\tcompletion\nWhat?\tThat.\n\"Näher, \"\"dran\"\"?\"\t\"a,b\nc\"\n"),
+    ],
+)  # fmt: skip
+def test_what_others_write_is_read_whatever_the_file_is_called(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    assert files.read(tmp_path / name) == ROWS
+
+
+def test_text_of_excel_in_utf16_is_read_and_windows_1252_refused_with_a_remedy_that_works(tmp_path):
+    text = "prompt\tcompletion\r\nNäher?\tJa.\r\n"
+    (tmp_path / "unicode.tsv").write_bytes(text.encode("utf-16"))
+    assert files.read(tmp_path / "unicode.tsv") == [{"prompt": "Näher?", "completion": "Ja."}]
+    old = tmp_path / "old.csv"
+    old.write_bytes(text.replace("\t", ";").encode("windows-1252"))
+    with pytest.raises(DataError, match=r"line 2 is not UTF-8.*iconv -f WINDOWS-1252 -t UTF-8") as caught:
+        files.read(old)
+    command = re.search(r"iconv -f \S+ -t UTF-8", str(caught.value))[0].split()
+    old.write_bytes(subprocess.run([*command, str(old)], check=True, capture_output=True).stdout)
+    assert files.read(old) == [{"prompt": "Näher?", "completion": "Ja."}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "prompt,completion,completion\nq,good,bad\n", "the column 'completion' twice"),
+        ("a.tsv", "prompt\tprompt\nq\tr\n", "the column 'prompt' twice"),
+        ("a.jsonl", '{"prompt": "q", "completion": "a", "prompt": "r"}\n', "line 1: it has the key 'prompt' twice"),
+        ("a.json", '[{"a": "b"}, {"m": [{"role": "x", "role": "y"}]}]', "row 2: it has the key 'role' twice"),
+        ("a.json", '[{"a": "b"},]', r"line 1: bad JSON .*Remove the comma before it"),
+        ("a.json", '{"version": 1, "data": [1]}', "Keep the list of the rows alone"),
+        ("a.xlsx", "PK", "known are .*Save a spreadsheet as CSV UTF-8"),
+    ],
+)
+def test_what_would_be_lost_or_guessed_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        files.read(tmp_path / name)
+
+
+def test_a_column_without_a_name_gets_its_number(tmp_path):
+    (tmp_path / "index.csv").write_text(",prompt,\n0,q,\n")
+    assert files.read(tmp_path / "index.csv") == [{"column 1": "0", "prompt": "q", "column 3": ""}]
 
 
 def test_a_stream_reads_no_further_than_it_is_asked_to(tmp_path):
@@ -52,53 +126,6 @@ def test_the_line_that_is_not_utf8_is_named_also_far_into_the_file(tmp_path):
     path.write_bytes(b'{"text": "fine"}\n' * 20_000 + b'{"text": "caf\xe9"}\n')
     with pytest.raises(DataError, match=r"line 20001 is not UTF-8"):
         files.read(path)
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ({"question", "answer"}, {"prompt", "completion"}),
-        ({"instruction", "response", "id"}, {"prompt", "completion", "id"}),
-        ({"input", "target"}, {"prompt", "completion"}),
-        ({"document", "label"}, {"text", "label"}),
-        ({"instruction", "input", "output"}, {"instruction", "input", "output"}),  # Alpaca, known as it is
-        ({"question", "input", "answer"}, {"question", "input", "answer"}),  # two that could be the prompt
-        ({"headline", "body"}, {"headline", "body"}),
-    ],
-)
-def test_usual_column_names_are_known_where_they_make_one_whole_shape(theirs, ours):
-    assert set(files.renamed([dict.fromkeys(theirs, "x")])[0]) == ours
-
-
-def test_columns_are_renamed_as_told_and_the_rest_stays():
-    rows = [{"headline": "h", "body": "b", "year": "1"}]
-    assert files.renamed(rows, "headline=prompt, body = completion") == [
-        {"prompt": "h", "completion": "b", "year": "1"}
-    ]
-
-
-@pytest.mark.parametrize("columns", ["headline", "title=prompt", "headline=prompt=x", "=prompt", ","])
-def test_columns_that_cannot_be_read_or_are_not_there_are_refused_with_those_that_are(columns):
-    with pytest.raises(DataError, match="body, headline"):
-        files.renamed([{"headline": "h", "body": "b"}], columns)
-
-
-@pytest.mark.parametrize("columns", ["label=text", "label=new, text=new", "label=text, text=text"])
-def test_two_columns_of_one_name_are_refused_and_both_are_named(columns):
-    with pytest.raises(DataError, match=r"columns 'text' and 'label' would both be called '(text|new)'"):
-        files.renamed([{"text": "t", "label": "l"}], columns)
-    if columns == "label=text":
-        with pytest.raises(DataError, match="'label' and 'text' would both"):  # also where only a later row has both
-            files.renamed([{"label": "l"}, {"label": "l", "text": "t"}], columns)
-
-
-def test_two_columns_can_change_their_names_about():
-    assert files.renamed([{"text": "t", "label": "l"}], "label=text, text=label") == [{"label": "t", "text": "l"}]
-
-
-def test_a_usual_name_never_takes_the_place_of_a_column_that_is_there():
-    rows = [{"question": "q", "prompt": "p", "answer": "a"}]
-    assert files.renamed(rows) == rows
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

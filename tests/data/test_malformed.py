@@ -77,7 +77,7 @@ def utf16(rng):
     suffix, content = rng.choice([(".jsonl", jsonl(good(rng))), (".csv", as_csv(good(rng, "alpaca")).encode()),
                                   (".json", json.dumps(good(rng)).encode())])  # fmt: skip
     encoding = rng.choice(["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-    return suffix, content.decode().encode(encoding), REFUSED, "any"
+    return suffix, content.decode().encode(encoding), LOADS if encoding == "utf-16" else REFUSED, "any"
 
 
 def truncated_json(rng):
@@ -127,7 +127,7 @@ def wrong_turn(rng):
     at = rng.randrange(len(rows))
     (turns,) = rows[at].values()
     turn = rng.choice(turns)
-    wrong = [3, ["user"], {"a": 1}, "", " \n", False, ["text"], [{"type": "text", "text": "a"}]]
+    wrong = [3, ["user"], {"a": 1}, "", " \n", False, ["text"], [{"type": "image", "image": "a.png"}]]
     turn[rng.choice(list(turn))] = rng.choice(wrong)
     return *either_json(rng, rows), REFUSED, at + 1
 
@@ -145,8 +145,9 @@ def messages_as_text(rng):
     rows = good(rng, "messages", "sharegpt")
     at = rng.randrange(len(rows))
     (key,) = rows[at]
-    rows[at][key] = json.dumps(rows[at][key])
-    return *either_json(rng, rows), REFUSED, at + 1
+    written = json.dumps(rows[at][key])
+    rows[at][key], expected = rng.choice([(written, LOADS), (repr(rows[at][key]), LOADS), (written[:-1], REFUSED)])
+    return *either_json(rng, rows), expected, at + 1
 
 
 def huge_row(rng):
@@ -241,7 +242,7 @@ def wrong_header(rng):
     header = rng.choice(
         ["", "prompt", "prompt;completion", "Prompt,Completion", "a,b", ",", "prompt,prompt", '"prompt,"']
     )
-    return ".csv", f"{header}\n{body}".encode(), REFUSED, "any"
+    return ".csv", f"{header}\n{body}".encode(), LOADS if header == "Prompt,Completion" else REFUSED, "any"
 
 
 def nul_bytes(rng):

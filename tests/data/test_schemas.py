@@ -4,7 +4,7 @@ import pytest
 from turns import ANSWER, ASK, SYSTEM, turn
 
 from nbhelpers.core.errors import DataError
-from nbhelpers.data import schemas
+from nbhelpers.data import chat, schemas
 
 SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
 
@@ -91,21 +91,21 @@ def test_unknown_columns_are_named_in_words_that_can_be_printed_and_are_few():
         ({"messages": None}, "messages", "messages is None, expected a list"),
         ({"messages": "Why?"}, "messages", "messages is 'Why\\?', expected a list"),
         ({"messages": ["Why?"]}, "messages", "turn 0 is 'Why\\?', expected a role of system, user, assistant, tool"),
-        ({"messages": [ASK, turn("bot", "x")]}, "messages", "turn 1 is .*'bot'.*, expected a role"),
+        ({"messages": [ASK, turn("judge", "x")]}, "messages", "turn 1 is .*'judge'.*, expected a role"),
         ({"messages": [{"content": "Why?"}, ANSWER]}, "messages", "turn 0 is .*, expected a role"),
         ({"messages": [ASK, turn("assistant", " \n")]}, "messages", r"turn 1 \(assistant\) has content ' \\n'"),
         ({"messages": [turn("user", None), ANSWER]}, "messages", r"turn 0 \(user\) has content None, expected text"),
         ({"messages": [turn("user", ["x"]), ANSWER]}, "messages", r"turn 0 \(user\) has content \['x'\]"),
         ({"messages": [ASK]}, "messages", "last turn is the user's; there is no answer"),
-        ({"conversations": "Why?"}, "sharegpt", "conversations is str, expected a list"),
+        ({"conversations": "Why?"}, "sharegpt", "conversations is 'Why\\?', expected a list"),
         ({"conversations": []}, "sharegpt", r"\[\], expected a list"),
         ({"conversations": ["Why?"]}, "sharegpt", "turn 0 is 'Why\\?', expected a role"),
         ({"conversations": [{"from": "bing", "value": "x"}]}, "sharegpt", "turn 0 is .*bing.*, expected a role"),
         ({"conversations": [{"from": "human"}]}, "sharegpt", r"turn 0 \(user\) has content None"),
         ({"prompt": "Why?", "completion": ""}, "prompt/completion", r"turn 1 \(assistant\) has content ''"),
-        ({"prompt": [ASK], "completion": "Because."}, "prompt/completion", r"turn 0 \(user\) has content \["),
+        ({"prompt": "Why?", "completion": [ANSWER]}, "prompt/completion", r"turn 1 \(assistant\) has content \["),
         ({"instruction": None, "output": "x"}, "alpaca", r"turn 0 \(user\) has content None"),
-        ({"instruction": "", "input": "It rains.", "output": "x"}, "alpaca", r"turn 0 \(user\) has content None"),
+        ({"instruction": "", "input": " ", "output": "x"}, "alpaca", r"turn 0 \(user\) has content ''"),
         ({"instruction": "Why?", "output": 3}, "alpaca", r"turn 1 \(assistant\) has content 3, expected text"),
         ({"instruction": ["Why?"], "output": "x"}, "alpaca", r"instruction is \['Why\?'\], expected text"),
         ({"instruction": [ASK], "output": [ANSWER]}, "alpaca", "instruction is .* expected text"),
@@ -162,5 +162,5 @@ def test_weight_0_is_kept_only_where_it_is_asked_for_and_another_answer_is_train
 
 @pytest.mark.parametrize("sign", ["", " ", "\n", "\x00", "\x14", "\xad", "\u200b", "\ufeff", "\u2800", "\u3164"])
 def test_a_text_of_which_nothing_is_seen_is_blank(sign):
-    assert schemas.is_blank(f" {sign}\t")
-    assert not schemas.is_blank(f"{sign}.")
+    assert chat.is_blank(f" {sign}\t")
+    assert not chat.is_blank(f"{sign}.")

@@ -108,12 +108,12 @@ REFUSED = {
     "bad JSON": ("a.jsonl", GOOD + '{"prompt": \n' + GOOD, "line 3: bad JSON.*one object"),
     "bad JSON in a list": ("a.json", '[{"prompt": "a",\n "completion" "b"}]', "line 2: bad JSON.*Mend"),
     "deep JSON": ("a.jsonl", GOOD + "[" * 100_000, "line 3: bad JSON"),
-    "one object": ("a.json", '{"prompt": "a"}', r"list of objects.*\.jsonl"),
+    "one object": ("a.json", '{"prompt": {"a": 1}, "b": 2}', "list of objects"),
     "null line": ("a.jsonl", GOOD + "null\n", "line 3: None is not an object"),
     "number line": ("a.jsonl", GOOD + "\n7\n", "line 4: 7 is not an object"),
     "null in a list": ("a.json", '[{"prompt": "a", "completion": "b"}, null]', "row 2: None is not an object"),
     "not UTF-8": ("a.jsonl", (GOOD * 3_000).encode() + b'{"prompt": "\xe9"}\n', "line 6001 is not UTF-8.*Save"),
-    "UTF-16": ("a.csv", "prompt,completion\na,b\n".encode("utf-16"), "line 1 is not UTF-8.*Save"),
+    "UTF-16, no mark": ("a.csv", "prompt,completion\n\xe4,b\n".encode("utf-16-le"), "line 2 is not UTF-8.*Save"),
     "ragged CSV, short": ("a.csv", "prompt,completion\na,b\nc\n", "line 3: .*2 columns.*Quote"),
     "ragged CSV, long": ("a.csv", "prompt,completion\na,b,c\n", "line 2: .*2 columns.*Quote"),
     "open quote": ("a.csv", 'prompt,completion\na,"b\n', "row from line 2: .*quoted cell"),
@@ -122,14 +122,14 @@ REFUSED = {
     "damaged parquet": (
         "a.parquet", PARQUET[:40] + b"\xff" * 400 + PARQUET[440:], "not a whole parquet file.*Copy it again"
     ),
-    "unknown columns": ("a.csv", "q,a\nx,y\nz,w\n", "row 1: The columns a, q make no known shape.*alpaca: instruction"),
+    "unknown columns": ("a.csv", "q,a\nx,y\nz,w\n", "The columns a, q make no known shape.*alpaca: instruction"),
     "plain text": ("a.jsonl", jsonl([{"text": "a"}, {"text": "b"}]), "row 1: text rows hold no question.*messages"),
     "mixed shapes": ("a.jsonl", GOOD + jsonl([{"instruction": "a", "output": "b"}]), "row 3: lacks.*split it"),
     "missing cell": ("a.jsonl", GOOD + jsonl([{"prompt": "a", "completion": None}]), "row 3: lacks completion.*fill"),
     "empty answer": ("a.jsonl", GOOD + jsonl([{"prompt": "a", "completion": " "}]), "row 3: turn 1 .* expected text"),
     "empty question": ("a.csv", "prompt,completion\na,b\n,d\n", "row 2: turn 0 .* expected text"),
     "number as answer": ("a.jsonl", GOOD + jsonl([{"prompt": "a", "completion": 4}]), "row 3: turn 1 .* expected text"),
-    "unknown role": ("a.jsonl", jsonl([{"messages": [{"role": "bot", "content": "x"}]}]), "row 1: .*role of system"),
+    "unknown role": ("a.jsonl", jsonl([{"messages": [{"role": "judge", "content": "x"}]}]), "row 1: .*role of system"),
     "no answer": ("a.jsonl", jsonl([{"messages": QUESTION[:1]}]), "row 1: the last turn is the user's"),
     "turns as text": ("a.jsonl", jsonl([{"conversations": ["hello"]}]), "row 1: "),
     "half a character": ("a.jsonl", GOOD + r'{"prompt": "\ud83d", "completion": "b"}', "row 3: .*character"),
@@ -197,7 +197,8 @@ def test_the_seed_decides_the_split_and_the_content_the_hash(tmp_path):
     assert first.hash == other.hash
     write(tmp_path / "a.jsonl", jsonl(pairs(51)))
     assert sources.load(path, 1).hash != first.hash
-    assert f"{first}".startswith(f"{path}: 50 rows read = 45 to train on + 5 held out; hash {first.hash[:12]}")
+    assert f"{first}".startswith(f"{path}: 50 rows read = 45 to train on + 5 held out; turns: 50 user, ")
+    assert f"hash {first.hash[:12]}" in f"{first}"
 
 
 # --- balanced -----------------------------------------------------------------------------------------------------
@@ -432,7 +433,7 @@ def test_docstring_tasks_are_those_of_the_rows_kept_with_their_cleaned_text():
 def test_a_folder_of_train_and_test_is_taken_as_it_is_split(tmp_path):
     row = {"id": "x-1", "package": "p", "task": "summary", "messages": chat_row("Q?", "A."), "reference": "A."}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"id": "x-2"}) + "\n")
-    with pytest.raises(DataError, match=r"has no test\.jsonl"):
+    with pytest.raises(DataError, match="has no test file"):
         sources.load(str(tmp_path))
     (tmp_path / "test.jsonl").write_text(json.dumps(row | {"id": "x-3"}) + "\n")
     source = sources.load(str(tmp_path))

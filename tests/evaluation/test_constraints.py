@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nbhelpers.core.errors import ParameterError
 from nbhelpers.core.storage import repository_root
-from nbhelpers.data import schemas
+from nbhelpers.data import chat
 from nbhelpers.evaluation import constraint_kinds, constraints, generation
 from nbhelpers.evaluation.constraint_kinds import HELD_OUT, KINDS, TRAINED
 from nbhelpers.evaluation.constraints import Constraint
@@ -144,7 +144,7 @@ def test_an_instruction_stands_where_it_was_asked_for(kind):
     ]  # fmt: skip
     assert {made["messages"][-1]["role"] for made, _ in asked.values()} == {"assistant"}
     for made, _ in asked.values():
-        schemas.check_messages(made["messages"])
+        chat.check_messages(made["messages"])
     with pytest.raises(ParameterError, match="where='before' is neither behind, system nor later"):
         constraints.constrained(row, kind, 0, "before")
     assert constraints.questions([row], 1, 0, (kind,), "later")[0][0] == asked["later"][0]["messages"][:-1]

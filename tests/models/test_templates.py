@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from trl import chat_template_utils as trl_templates
 
 from nbhelpers.core.errors import AuditError, DataError, ModelError
-from nbhelpers.data import conversion, schemas
+from nbhelpers.data import chat, conversion
 from nbhelpers.models import encoding, templates
 
 LLAMA = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -200,7 +200,7 @@ def test_without_a_template_there_is_nothing_to_make_trainable():
 # --- any conversation ---------------------------------------------------------------------------------------------
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40).filter(
-    lambda text: not schemas.is_blank(text)
+    lambda text: not chat.is_blank(text)
 )
 FAULTS = {
     "two turns in a row": lambda turns: [*turns[:-1], turns[-1], turns[-1]],

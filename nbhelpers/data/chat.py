@@ -1,0 +1,135 @@
+"""The turns of a conversation: read from what others call them, and checked."""
+
+import ast
+import json
+import unicodedata
+
+from nbhelpers.core.errors import DataError
+
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category that show nothing
+ROLES = ("system", "user", "assistant", "tool")
+_LOST = ("tool_calls", "function_call", "thinking", "reasoning", "reasoning_content", "images", "videos", "audio")
+_MAY_FOLLOW = {  # role -> whose turn may come before it; None: the beginning
+    "system": {None},
+    "user": {None, "system", "assistant"},
+    "assistant": {"user", "tool"},
+    "tool": {"assistant", "tool"},
+}
+_ROLE_NAMES = {
+    **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatbot", "chatgpt", "model", "ai"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
+}  # what others call a role, in small letters -> ours
+_ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker", "author"), ("content", "value", "text", "message")
+_TURN_KEYS = {*_ROLE_KEYS, *_CONTENT_KEYS, "weight", "train", *_LOST}
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text would be seen: it is empty, white space, control characters, or without width."""
+    return all(sign.isspace() or sign in _FILLERS or unicodedata.category(sign) in ("Cc", "Cf") for sign in text)
+
+
+def is_missing(value) -> bool:
+    """Whether a cell holds nothing: None, NaN, an empty list or object, or text of which nothing is seen."""
+    return value is None or value != value or value in ([], {}) or (isinstance(value, str) and is_blank(value))
+
+
+def unpacked(value):
+    """Turns that a cell holds as text, written as JSON or as Python writes a list; any other value as it is."""
+    found = list_in(value)
+    return found if found is not value and found and all(map(_is_turn, found)) else value
+
+
+def list_in(value):
+    """The list that a text is, in JSON or as Python writes it, such as a cell of a CSV file; else the value."""
+    for read in (json.loads, ast.literal_eval) if isinstance(value, str) and value.lstrip().startswith("[") else ():
+        try:
+            found = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list) else value
+    return value
+
+
+def _is_turn(value) -> bool:
+    return isinstance(value, dict) and not value.keys().isdisjoint(_ROLE_KEYS)
+
+
+def plain_turn(turn):
+    """A turn with our names of keys and roles, its parts of text joined; what is no turn stays as it is."""
+    if not isinstance(turn, dict):
+        return turn
+    role = next((turn[key] for key in _ROLE_KEYS if turn.get(key) is not None), None)
+    content = next((turn[key] for key in _CONTENT_KEYS if turn.get(key) is not None), None)
+    if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    ours = _ROLE_NAMES.get(role.strip().casefold(), role) if isinstance(role, str) else role
+    return turn | {"role": ours, "content": content}
+
+
+def _is_text_part(part) -> bool:
+    return isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)
+
+
+def unused_keys(value) -> list[str]:
+    """Keys of a list of turns that hold something and mean nothing here, such as a name or a time."""
+    value = unpacked(value)
+    turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
+    return sorted({str(key) for turn in turns for key in turn.keys() - _TURN_KEYS if not is_missing(turn[key])})
+
+
+def turn_of(role: str, content) -> dict:
+    return {"role": role, "content": content}
+
+
+def check_messages(messages, weights: bool = False) -> list[dict]:
+    """The same messages, as plain `{"role", "content"}` turns.
+
+    Args:
+        weights: keep OpenAI's `weight` 0, an answer not to be trained, as a key of its turn instead of refusing it.
+
+    Raises DataError on the first turn that cannot be used: of no known role, with what a plain turn cannot say (tool
+    calls, images, ...), without text, not to be trained, a system turn that is not the first, an answer without a
+    question, two turns in a row of the user or of the assistant, no answer at the end, none that is trained.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"messages is {messages!r:.60}, expected a list of turns", "no messages")
+    if isinstance(messages[0], dict) and messages[0].get("role") == "system" and is_missing(messages[0].get("content")):
+        messages = messages[1:]  # a template's form for "no system prompt"
+    before, out = None, []
+    for i, turn in enumerate(messages):
+        if not isinstance(turn, dict) or turn.get("role") not in ROLES:
+            kind = "unknown role" if isinstance(turn, dict) else "not a turn"
+            raise DataError(f"turn {i} is {turn!r:.60}, expected a role of {', '.join(ROLES)}", kind)
+        role, content = turn["role"], turn.get("content")
+        weight = 0 if turn.get("train") is False else turn.get("weight")  # Axolotl's name for OpenAI's
+        if lost := [key for key in _LOST if turn.get(key)]:
+            raise DataError(f"turn {i} has {', '.join(lost)}, which a plain turn cannot say", "more than plain turns")
+        if not isinstance(content, str) or is_blank(content):
+            kind = "empty turn" if content is None or isinstance(content, str) else "content is not text"
+            raise DataError(f"turn {i} ({role}) has content {content!r:.60}, expected text", kind)
+        if weight not in (None, 0, 1):
+            raise DataError(f"turn {i} has weight {weight!r:.60}, expected 0 or 1", "bad weight")
+        if weight == 0 and role == "assistant" and not weights:
+            raise DataError(
+                f"turn {i} has weight 0, while every answer here is trained; remove the row, or the key to train it",
+                "an answer of weight 0",
+            )
+        if role == "system" and i > 0:
+            raise DataError(f"turn {i} is a system turn; only the first may be one", "system not first")
+        if role == before and role != "tool":
+            raise DataError(f"turns {i - 1} and {i} are both the {role}'s; join them", "two turns in a row")
+        if before not in _MAY_FOLLOW[role]:
+            after = f"the {before}'s" if before else "nothing"
+            raise DataError(
+                f"turn {i} is the {role}'s, after {after}; a user asks first, and a tool answers the assistant",
+                "turns out of order",
+            )
+        before = role
+        out.append({"role": role, "content": content} | ({"weight": 0} if weight == 0 and role == "assistant" else {}))
+    if before != "assistant":
+        raise DataError(f"the last turn is the {before}'s; there is no answer to learn", "no answer at the end")
+    if all("weight" in turn for turn in out if turn["role"] == "assistant"):
+        raise DataError("every answer has weight 0; there is none to learn", "no answer to learn")
+    return out

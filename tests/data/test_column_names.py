@@ -1,0 +1,178 @@
+"""Columns under any of their usual names, and a report in which none is missing."""
+
+import random
+import string
+
+import pytest
+
+from nbhelpers.core.errors import DataError
+from nbhelpers.data import chat, cleaning, column_names, conversion, schemas, sources
+
+
+def renamed(rows, told=""):
+    return column_names.mapping(rows, told).rename(rows)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"question", "answer"}, {"prompt", "completion"}),
+        ({"instruction", "response", "id"}, {"prompt", "completion", "id"}),
+        ({"input", "target"}, {"prompt", "completion"}),
+        ({"document", "label"}, {"text", "label"}),
+        ({"Prompt ", "RESPONSE", "source"}, {"prompt", "completion", "source"}),
+        ({"question", "Context", "answer"}, {"prompt", "context", "completion"}),
+        ({"system_prompt", "question", "response"}, {"system", "prompt", "completion"}),
+        ({"system", "question", "chosen", "rejected"}, {"system", "prompt", "chosen", "rejected"}),
+        ({"dialogue", "topic"}, {"messages", "topic"}),
+        ({"text", "question", "answer"}, {"text", "prompt", "completion"}),
+        ({"instruction", "input", "response"}, {"prompt", "input", "completion"}),
+        ({"instruction", "input", "output"}, {"instruction", "input", "output"}),  # Alpaca, known as it is
+        ({"question", "input", "answer"}, {"prompt", "input", "completion"}),  # the input belongs to the question
+        ({"headline", "body"}, {"headline", "body"}),
+    ],
+)
+def test_usual_column_names_are_known_where_they_make_one_whole_shape(theirs, ours):
+    assert set(renamed([dict.fromkeys(theirs, "x")])[0]) == ours
+
+
+def test_columns_are_renamed_as_told_and_the_rest_stays():
+    rows = [{"headline": "h", "body": "b", "year": "1"}]
+    assert renamed(rows, "headline=prompt, body = completion") == [{"prompt": "h", "completion": "b", "year": "1"}]
+
+
+@pytest.mark.parametrize("columns", ["headline", "title=prompt", "headline=prompt=x", "=prompt", ","])
+def test_columns_that_cannot_be_read_or_are_not_there_are_refused_with_those_that_are(columns):
+    with pytest.raises(DataError, match="body, headline"):
+        renamed([{"headline": "h", "body": "b"}], columns)
+
+
+@pytest.mark.parametrize("columns", ["label=text", "label=new, text=new", "label=text, text=text"])
+def test_two_columns_of_one_name_are_refused_and_both_are_named(columns):
+    with pytest.raises(DataError, match=r"columns 'text' and 'label' would both be called '(text|new)'"):
+        renamed([{"text": "t", "label": "l"}], columns)
+    if columns == "label=text":
+        with pytest.raises(DataError, match="'label' and 'text' would both"):  # also where only a later row has both
+            renamed([{"label": "l"}, {"label": "l", "text": "t"}], columns)
+
+
+def test_two_columns_can_change_their_names_about():
+    assert renamed([{"text": "t", "label": "l"}], "label=text, text=label") == [{"label": "t", "text": "l"}]
+
+
+def test_a_usual_name_never_takes_the_place_of_a_column_that_is_there_and_that_is_said():
+    rows = [{"question": "q", "prompt": "p", "answer": "a"}]
+    assert renamed(rows) == [{"question": "q", "prompt": "p", "completion": "a"}]
+    assert column_names.mapping(rows).describe(rows) == "question: prompt; answer: answer; not used: question (1 rows)"
+
+
+DOLLY = {"instruction": "Who was born in Abo?", "context": "Lo was born in Abo.", "response": "Lo", "category": "qa"}
+ASK = {"role": "user", "content": "Why?"}
+ANSWER = {"role": "assistant", "content": "So."}
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "answer", "unused"),
+    [
+        (DOLLY, "Who was born in Abo?\n\nLo was born in Abo.", "Lo", {"category"}),
+        ({"question": "Which?", "choices": ["Red", "Blue"], "answer": 1}, "Which?\n\nA. Red\nB. Blue", "B", set()),
+        ({"question": "Which?", "choices": {"text": ["Red", "Blue"], "label": ["1", "2"]}, "answerKey": "2"},
+         "Which?\n\n1. Red\n2. Blue", "2", set()),
+        ({"question": "Which?", "options": {"A": "Red", "B": "Blue"}, "answer": "A"},
+         "Which?\n\nA. Red\nB. Blue", "A", set()),
+        ({"question": "Sum up.", "documents": ["One.", "Two."], "answer": "Both."}, "Sum up.\n\nOne.\n\nTwo.", "Both.",
+         set()),
+        ({"prompt": "Read: Lo the painter was born in Abo. Who?", "context": "Lo the painter was born in Abo.",
+          "completion": "Lo"}, "Read: Lo the painter was born in Abo. Who?", "Lo", set()),  # it says so already
+        ({"instruction": "Do.", "input": "x", "output": "y", "text": "Do. x y"}, "Do.\n\nx", "y", {"text"}),
+        ({"messages": [ASK | {"name": "Ann"}, ANSWER], "context": "c"}, "Why?", "So.", {"context", "messages[].name"}),
+        ({"messages": "[{'role': 'user', 'content': 'Why?'}, {'role': 'assistant', 'content': 'So.'}]"}, "Why?", "So.",
+         set()),
+        ({"conversations": [{"from": "Human", "value": "Why?"}, {"from": "GPT", "value": "So."}]}, "Why?", "So.",
+         set()),
+        ({"messages": [{"role": "User ", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]},
+                       {"role": "model", "content": "So."}]}, "Why?", "So.", set()),
+        ({"prompt": "List pairs.", "completion": "[[1, 2], [3, 4]]"}, "List pairs.", "[[1, 2], [3, 4]]", set()),
+        ({"prompt": [ASK], "completion": "So."}, "Why?", "So.", set()),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_the_question_is_in_it_and_what_is_left_is_named(row, question, answer, unused):
+    mapping = column_names.mapping([row])
+    (plain,) = mapping.rename([row])
+    turns = schemas.to_messages(plain, mapping.shape)
+    assert [turn["content"] for turn in turns] == [question, answer]
+    table = mapping.table([row])
+    assert {column for column, (becomes, _) in table.items() if becomes == "not used"} == unused
+    assert table.keys() >= row.keys()
+
+
+@pytest.mark.parametrize("system", ["", " ", None, []])
+def test_an_empty_system_turn_is_left_out(system):
+    turns = [{"role": "system", "content": system}, ASK, ANSWER]
+    assert schemas.to_messages({"messages": turns}, "messages") == [ASK, ANSWER]
+    assert schemas.to_messages({"messages": turns[1:], "system": system}, "messages") == [ASK, ANSWER]
+
+
+def random_row(rng: random.Random) -> dict:
+    """A row of one of many layouts, in which every text is a word of its own."""
+
+    def word() -> str:
+        return "".join(rng.choices(string.ascii_lowercase, k=24))
+
+    question = rng.choice(["prompt", "Question", "instruction", "query"])
+    row = {question: word(), rng.choice(["completion", "answer", " Response"]): word()}
+    if rng.random() < 0.3:
+        turns = [{"role": "user", "content": word()}, {"role": "assistant", "content": word()}]
+        turns = [turn | ({rng.choice(["name", "time"]): word()} if rng.random() < 0.5 else {}) for turn in turns]
+        row = {rng.choice(["messages", "conversation"]): turns}
+    for name in ("Context", "input", "system_prompt", "choices", "category", "notes", "text", "history", "tags"):
+        if rng.random() < 0.35:
+            lists = {"choices": [word(), word()], "history": [[word(), word()]], "tags": [word()]}
+            row[name] = lists.get(name) or word()
+    return row
+
+
+def words_of(value) -> set[str]:
+    if isinstance(value, str):
+        return {value}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*map(words_of, parts))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_that_a_row_holds_disappears_without_a_line_that_says_so(seed):
+    rng = random.Random(seed)
+    for _ in range(100):
+        check_that_nothing_disappears(random_row(rng))
+
+
+def check_that_nothing_disappears(row: dict) -> None:
+    mapping = column_names.mapping([row])
+    (plain,) = mapping.rename([row])
+    turns = " ".join(turn["content"] for turn in schemas.to_messages(plain, mapping.shape))
+    unused = {column for column, (becomes, _) in mapping.table([row]).items() if becomes == "not used"}
+    for column, value in row.items():
+        for word in words_of(value) - {"user", "assistant"}:
+            keys = {f"{column}[].{key}" for key in ("name", "time")}
+            assert word in turns or column in unused or unused & keys, f"{word} of {column} is in {turns}"
+    cleaned = cleaning.validate([plain]).rows[0]  # notebook 01 keeps texts beside the turns
+    unused = {column for column, (becomes, _) in mapping.table([row], None).items() if becomes == "not used"}
+    for column, value in row.items():
+        if isinstance(value, str) and column not in unused:
+            assert value in str(cleaned)
+    converted = conversion.convert([plain], "messages")
+    assert all(
+        word in str(converted.rows) or name in converted.left_out or "[]." in str(unused)
+        for name, value in plain.items() for word in words_of(value) - {"user", "assistant"}
+    )  # fmt: skip
+
+
+def test_a_source_says_what_became_of_its_columns_and_how_many_turns_there_are(tmp_path):
+    import json
+
+    rows = [DOLLY | {"instruction": f"Who was born in {year}?"} for year in range(10)]
+    (tmp_path / "dolly.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = str(sources.load(str(tmp_path / "dolly.jsonl")))
+    assert "turns: 10 user, 10 assistant" in said
+    assert said.endswith("columns: question: instruction + context; answer: response; not used: category (10 rows)")
+    assert all(chat.is_missing(value) for value in (None, float("nan"), "", "\u200b", [], {}))
