@@ -6,7 +6,7 @@ either, rewritten, mistyped, or with some of their words left out or replaced. A
 Reading and making documents is not timed.
 
 Every variant of near-duplicates does the whole job, rows to rows: the first of its kind is kept, and later rows are
-compared with kept ones alone. All take the same words (`duplicates.words`, repetitions counted), threshold, number of
+compared with kept ones alone. All take the same words (`wording.words`, repetitions counted), threshold, number of
 permutations and bands, and leave out short texts. They differ in what they call a pair:
 
     ours                    every candidate compared exactly, words mistyped by one keystroke forgiven (`drop_near`)
@@ -34,7 +34,7 @@ import common
 import datasets
 import numpy as np
 
-from nbhelpers.data import cleaning, contamination, defects_copies, duplicates, pydocs, splits
+from nbhelpers.data import cleaning, contamination, defects_copies, duplicates, pydocs, splits, wording
 
 DOCUMENTS = (10_000, 50_000, 100_000)
 STEP_ROUNDS = 3
@@ -53,7 +53,7 @@ def docstrings() -> list[list[dict]]:
 
     The blocks are in order of their length, so that evenly chosen ones have the same mixture of lengths.
     """
-    unique = {duplicates._folded(entry["text"]): entry for entry in pydocs.corpus()}
+    unique = {duplicates._fold(entry["text"]): entry for entry in pydocs.corpus()}
     found = [{"text": e["text"], "package": e["package"], "origin": i} for i, e in enumerate(unique.values())]
     blocks = [found[i : i + BLOCK] for i in range(0, len(found), BLOCK)]
     return sorted(blocks, key=lambda block: sum(len(entry["text"]) for entry in block))
@@ -92,7 +92,7 @@ def documents(blocks: list[list[dict]], count: int) -> list[dict]:
     real = by_length([entry for block in evenly(blocks, round(REAL * count / BLOCK)) for entry in block])
     made = real + [row | {"text": invented(row["text"], rng)} for row in evenly(real, round(INVENTED * count))]
     texts = [row["text"] for row in made]
-    long = by_length([row for row in made if len(duplicates.words(row["text"])) >= MIN_WORDS])
+    long = by_length([row for row in made if len(wording.words(row["text"])) >= MIN_WORDS])
     made += [row | {"text": copied(row["text"], texts, rng)} for row in evenly(long, count - len(made))]
     rng.shuffle(made)
     return [{"id": f"document-{number}"} | row for number, row in enumerate(made)]
@@ -105,7 +105,7 @@ def tokens(text: str) -> list[str]:
     """The words of a text; one that comes again is numbered, so that a set of them counts repetitions."""
     seen: dict[str, int] = {}
     out = []
-    for word in duplicates.words(text):
+    for word in wording.words(text):
         if word in seen:
             count = seen[word] = seen[word] + 1
             out.append(f"{word} {count}")

@@ -7,6 +7,7 @@
 - `cleaning`: steps that say what they dropped or changed, and why
 - `column_names`: what the columns of a data set mean, and which are not used
 - `contamination`: rows to train on that repeat rows of a test set
+- `conversations`: whether two conversations ask and answer the same
 - `conversion`: rows between the shapes that trainers and services read
 - `datacard`: a data set's card: sources, licences, steps, hashes, known faults
 - `defects`: what every family of planted defects shares
@@ -32,4 +33,5 @@
 - `splits`: training and held-out rows without a leak
 - `streaming`: cleaning more rows than memory holds
 - `vocabulary`: how varied words are, and what of a reference they cover
+- `wording`: the words of a text as comparisons see them
 """

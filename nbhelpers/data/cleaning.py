@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from nbhelpers.core.errors import DataError, ParameterError
 from nbhelpers.data import normalisation, privacy, quality, schemas
@@ -208,9 +209,15 @@ def _name(row, number: int, seen: set[str]) -> str:
     return name
 
 
-def normalise(rows) -> Cleaned:
-    """Every text through `normalisation.normalise_text`."""
-    return rewritten("normalise", rows, normalisation.normalise_text)
+def normalise(rows, strip_markup: bool | None = None) -> Cleaned:
+    """Every text through `normalisation.normalise_text`.
+
+    Args:
+        strip_markup: None strips the markup of plain texts, where it is a leftover, and leaves it in conversations,
+            where it may be the answer.
+    """
+    strip = "messages" not in rows.column_names if strip_markup is None else strip_markup
+    return rewritten("normalise", rows, partial(normalisation.normalise_text, strip_markup=strip))
 
 
 def keep_language(rows, language: str = "en", **limits) -> Cleaned:

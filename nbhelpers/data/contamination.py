@@ -2,13 +2,13 @@
 
 from collections import Counter
 
-from nbhelpers.data import cleaning, duplicates
+from nbhelpers.data import chat, cleaning, conversations, duplicates, wording
 from nbhelpers.data.cleaning import Cleaned
 
 
 def runs(text: str, size: int) -> list[int]:
     """Hashes of every run of `size` words of a text, in order; none where it is shorter."""
-    found = duplicates.words(text)
+    found = wording.words(text)
     return [hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)]
 
 
@@ -16,6 +16,8 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
     """Drop rows that hold a run of `size` words of an evaluation row or half of its runs, or that repeat one.
 
     Runs of 13 words are the measure of Brown et al. (2020, appendix C). What is left passes `splits.prove_disjoint`.
+    Of conversations the system prompt is no sign of a leak, nor is a paragraph that two questions share which ask
+    different things about it (`conversations.own`).
 
     Args:
         rows: without duplicates, so that `common` counts different texts.
@@ -24,21 +26,48 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
             task or the headings of a form, and alone no sign of a leak; half of an evaluation row always is one.
     """
     sets = evaluation if isinstance(evaluation, list) else [evaluation]
-    owner: dict[int, str] = {}
-    for held_out in sets:
-        for name, text in zip(held_out["id"][:], cleaning.texts(held_out), strict=True):
-            for run in runs(text, size):
-                owner.setdefault(run, name)
-    shared = [{run for run in runs(text, size) if run in owner} for text in cleaning.texts(rows)]
+    held_out = [(name, row) for one in sets for name, row in zip(one["id"][:], _contents(one), strict=True)]
+    owners: dict[int, list[int]] = {}  # run -> the first rows of the evaluation that hold it
+    for number, (_, row) in enumerate(held_out):
+        for run in set(runs(_text(row), size)):
+            if len(found := owners.setdefault(run, [])) <= common:
+                found.append(number)
+    shared = [{run for run in runs(_text(row), size) if run in owners} for row in _contents(rows)]
     held_by = Counter(run for found in shared for run in found)
     verdicts: list[tuple[str, str] | None] = []
-    size_of = Counter(owner.values())
-    for found, match in zip(shared, duplicates.repeated(rows, sets, threshold), strict=True):
-        owners = Counter(owner[run] for run in found if held_by[run] <= common)
-        owners += Counter({n: k for n, k in Counter(owner[run] for run in found).items() if k >= 0.5 * size_of[n]})
-        if owners:
-            name, count = owners.most_common(1)[0]
-            verdicts.append((f"{size} words of an evaluation row", f"{name}, {count} runs"))
+    for row, found, match in zip(_contents(rows), shared, duplicates.repeated(rows, sets, threshold), strict=True):
+        suspects = {number: None for run in found for number in owners[run]}
+        leak = None
+        for name, other in (held_out[number] for number in suspects):
+            mine, theirs = _differing(row, other)
+            both = set(runs(theirs, size)) & set(runs(mine, size))
+            rare = sum(held_by[run] <= common for run in both)
+            if rare or (both and len(both) >= 0.5 * len(set(runs(theirs, size)))):
+                leak = max(leak or (0, ""), (len(both), name))
+        if leak:
+            verdicts.append((f"{size} words of an evaluation row", f"{leak[1]}, {leak[0]} runs"))
         else:
             verdicts.append(("repeats an evaluation row", f"{match[0]} {match[1]:.3f}") if match else None)
     return cleaning.filtered("decontaminate", rows, verdicts)
+
+
+def _contents(rows) -> list:
+    """The turns of every conversation, or the texts."""
+    return rows["messages"][:] if "messages" in rows.column_names else cleaning.texts(rows)
+
+
+def _text(row: str | list[dict]) -> str:
+    """A text, or the turns of a conversation without the system's."""
+    return row if isinstance(row, str) else "\n\n".join((conversations.question(row), conversations.answer(row)))
+
+
+def _differing(row, other) -> tuple[str, str]:
+    """Two texts as they are; of two conversations what each asks itself, with its answer."""
+    if isinstance(row, str) or isinstance(other, str):
+        return _text(row), _text(other)
+    questions = conversations.own(conversations.question(row), conversations.question(other))
+    if all(chat.is_blank(text) for text in questions):
+        return _text(row), _text(other)
+    return tuple(
+        f"{text}\n\n{conversations.answer(turns)}" for text, turns in zip(questions, (row, other), strict=True)
+    )

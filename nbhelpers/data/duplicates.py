@@ -4,57 +4,27 @@ Two texts are near-duplicates where the Jaccard similarity of their words reache
 they occur, in any order, case and punctuation aside, so that a text whose sentences were put in another order is the
 same text. A word that differs from the other text's by one keystroke counts as the same word where one of the two is
 found nowhere else: a slip of the hand, not another word. MinHash and locality-sensitive hashing (Broder 1997; Indyk and
-Motwani 1998) find the pairs worth comparing; every pair is then compared exactly.
+Motwani 1998) find the pairs worth comparing; every pair is then compared exactly. Two conversations are compared once
+more as `conversations` does: what they share as a passage or a system prompt makes them no copies.
 """
 
 import hashlib
 import re
 from array import array
 from collections.abc import Collection
+from functools import partial
 
 from nbhelpers.core.errors import ParameterError
-from nbhelpers.data import cleaning, schemas
+from nbhelpers.data import cleaning, conversations, schemas, wording
 from nbhelpers.data.cleaning import Cleaned
 
 PERMUTATIONS = 120
 BANDS = 24  # of 5 rows: a pair of similarity 0.75 is compared with probability 0.998
 MORE_BANDS = 40  # of 3 rows, for lower thresholds: a pair of similarity 0.5 is compared with probability 0.995
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # scripts without spaces: by sign
-_WITHIN = re.compile(r"['\u2019](?<=\w.)(?=\w)")  # an apostrophe within a word
-_SPACED = "".join(sign.lower() if re.match(r"\w", sign) else " " for sign in map(chr, range(128)))
 _SMALL_WORDS = frozenset((
     "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "if", "in", "is",
     "it", "its", "no", "of", "on", "or", "that", "the", "this", "to", "with",
 ))  # fmt: skip
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, in order, in small letters, without punctuation."""
-    if text.isascii():  # the same, three times as fast
-        return (_WITHIN.sub("", text) if "'" in text else text).translate(_SPACED).split()
-    return _WORD.findall(_WITHIN.sub("", text.casefold()))
-
-
-def is_slip(a: str, b: str) -> bool:
-    """Whether one keystroke makes one word of the other: a sign inserted, deleted, replaced or two transposed.
-
-    That is a Damerau-Levenshtein distance of 1; but another digit, or another word of one sign, is no slip.
-    """
-    if len(a) > len(b):
-        a, b = b, a
-    if len(b) - len(a) > 1 or a == b or len(b) == 1:
-        return False
-    if len(b) > 2 and a[:1] != b[:1] and a[-1:] != b[-1:]:  # a keystroke spares one end of all but the shortest words
-        return False
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
-    if len(a) < len(b):
-        moved, same = b[start], a[start:] == b[start + 1 :]
-    elif a[start + 1 :] == b[start + 1 :]:
-        moved, same = a[start] + b[start], True
-    else:
-        moved = a[start : start + 2]
-        same = moved == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
-    return same and not any(map(str.isdigit, moved))
 
 
 class _Numbers(dict[str, int]):
@@ -122,7 +92,7 @@ class DuplicateIndex:
         seed: of the hash functions.
         min_words: shorter texts are never near-duplicates: there, one sign can turn the meaning.
 
-    Memory: about a kilobyte a text of 60 words.
+    Memory: about a kilobyte a text of 60 words, and conversations as they are.
     """
 
     def __init__(self, threshold: float = 0.95, seed: int = 0, min_words: int = 20):
@@ -141,6 +111,7 @@ class DuplicateIndex:
         self._frequency = np.zeros(0, int)  # by number: texts that have it
         self._ids: list[str] = []
         self._kept: list[array] = []  # of word numbers
+        self._conversations: list[list[dict] | None] = []
 
     def similarity(self, a: Collection[int], b: set[int]) -> float:
         """Jaccard similarity of two texts as sets of word numbers, slips forgiven; 0 below the threshold.
@@ -177,19 +148,20 @@ class DuplicateIndex:
 
     def _is_slip(self, a: int, b: int) -> bool:
         """Whether two words are a keystroke apart, and one of them is a small word or found hardly anywhere."""
-        words = self._numbers.words[a], self._numbers.words[b]
-        if not is_slip(*words):
+        pair = self._numbers.words[a], self._numbers.words[b]
+        if not wording.is_slip(*pair):
             return False
         rare, common = sorted((self._frequency[a], self._frequency[b]))
-        return rare <= max(1, common / 20) or not _SMALL_WORDS.isdisjoint(words)
+        return rare <= max(1, common / 20) or not _SMALL_WORDS.isdisjoint(pair)
 
     def add(
-        self, ids: list[str], texts: list[str], keep: bool = True, compare: bool = True
+        self, ids: list[str], texts: list[str], keep: bool = True, compare: bool = True, messages=None, is_same=None
     ) -> list[tuple[str, float] | None]:
         """For each text the `(id, similarity)` of the kept one it nearly repeats, or None: then it is kept itself.
 
         With `keep=False` the texts are only compared with what is in the index, and it stays as it is; with
-        `compare=False` every one is kept, whatever it repeats.
+        `compare=False` every one is kept, whatever it repeats. Where `messages` are given, the turns of each text, two
+        of them must also be the same by `is_same(kept, new)`.
         """
         import numpy as np
         from rensa import RMinHash
@@ -198,7 +170,7 @@ class DuplicateIndex:
 
         def written():
             for text in texts:
-                found = words(text) or [text.strip()]
+                found = wording.words(text) or [text.strip()]
                 counted.append(self._numbers.of(found))
                 yield found
 
@@ -209,14 +181,15 @@ class DuplicateIndex:
         self._frequency = np.bincount(np.frombuffer(b"".join(counted), np.uint32), minlength=len(all_words))
         self._frequency[: len(before)] += before  # of all texts first: how rare a word is shows at the end
         found: list[tuple[str, float] | None] = []
-        for name, numbers, sketch in zip(ids, counted, sketches, strict=True):
+        turns = messages or [None] * len(ids)
+        for name, numbers, sketch, said in zip(ids, counted, sketches, turns, strict=True):
             best = None
             long = len(numbers) >= self.min_words
             keys = self._lsh.query(sketch) if long and compare else ()
             mine = set(numbers) if keys else set()
             for key in sorted(keys):
                 value = self.similarity(self._kept[key], mine)
-                if value and (best is None or value > best[1]):
+                if value and (best is None or value > best[1]) and self._agree(key, said, is_same):
                     best = (self._ids[key], value)
                     if value == 1:
                         break
@@ -225,31 +198,38 @@ class DuplicateIndex:
                 self._lsh.insert(len(self._ids), sketch)
                 self._ids.append(name)
                 self._kept.append(numbers)
+                self._conversations.append(said)
         if not keep:
             self._frequency = before
         return found
 
+    def _agree(self, key: int, said: list[dict] | None, is_same) -> bool:
+        kept = self._conversations[key]
+        return is_same is None or said is None or kept is None or is_same(kept, said)
 
-def _folded(text: str) -> bytes:
-    """A hash that texts share which differ in case and white space alone."""
-    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest()
+
+def _fold(text: str) -> str:
+    """What texts share that differ in case and white space alone."""
+    return " ".join(text.casefold().split())
 
 
 def repeated(rows, others: list, threshold: float = 0.95) -> list[tuple[str, float] | None]:
     """For each row the `(id, similarity)` of the row in the Datasets `others` that it repeats, exactly or nearly.
 
     Stricter than `drop_near`, since a leak costs more than a row: texts from five words on are compared nearly, shorter
-    ones without case and punctuation, and of conversations the questions alone as well.
+    ones without case and punctuation, and of conversations the questions alone as well. Two conversations that share a
+    passage and ask different things repeat nothing.
     """
     index, owner = DuplicateIndex(threshold, min_words=5), {}
     for other in others:
         ids, content = other["id"][:], cleaning.texts(other)
-        index.add(ids, content, compare=False)
+        index.add(ids, content, compare=False, messages=_turns(other))
         for keys in (map(_said, content), _questions(other)):
             for key, name in zip(keys, ids, strict=False):
                 owner.setdefault(key, name)
     content = cleaning.texts(rows)
-    near = index.add(rows["id"][:], content, keep=False)
+    asks_the_same = partial(conversations.asks_the_same, threshold=threshold)
+    near = index.add(rows["id"][:], content, keep=False, messages=_turns(rows), is_same=asks_the_same)
     asked = _questions(rows) or [None] * len(content)
     exact = [owner.get(_said(text), owner.get(key)) for text, key in zip(content, asked, strict=True)]
     return [match if name is None else (name, 1.0) for name, match in zip(exact, near, strict=True)]
@@ -260,6 +240,10 @@ def _said(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+|[^\w\s.,;:!?'\"()`]", text.casefold()))
 
 
+def _turns(rows) -> list[list[dict]] | None:
+    return rows["messages"][:] if "messages" in rows.column_names else None
+
+
 def _questions(rows) -> list[str]:
     """Of each conversation what stands before its answer; none for plain texts."""
     return [schemas.fold(messages) for messages in rows["messages"][:]] if "messages" in rows.column_names else []
@@ -268,13 +252,17 @@ def _questions(rows) -> list[str]:
 def drop_exact(rows, seen: dict[bytes, str] | None = None) -> Cleaned:
     """Drop rows whose text is that of an earlier row, case and white space aside; the detail is that row's id.
 
+    In a conversation case and white space count where a turn has signs of code (`conversations.key`).
+
     Args:
         seen: hash of a text -> its row; pass the same dict again to continue over further rows.
     """
     seen = {} if seen is None else seen
     verdicts: list[tuple[str, str] | None] = []
-    for name, text in zip(rows["id"][:], cleaning.texts(rows), strict=True):
-        key = _folded(text)
+    turns = _turns(rows)
+    keys = ["\0".join(conversations.key(turn["content"]) for turn in said) for said in turns] if turns else None
+    for name, text in zip(rows["id"][:], keys or map(_fold, cleaning.texts(rows)), strict=True):
+        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
         verdicts.append(("exact duplicate", seen[key]) if key in seen else None)
         seen.setdefault(key, name)
     return cleaning.filtered("exact duplicates", rows, verdicts)
@@ -287,6 +275,11 @@ def drop_near(rows, threshold: float = 0.95, seed: int = 0, index: DuplicateInde
         index: continues an earlier one, with its own threshold and seed.
     """
     index = index or DuplicateIndex(threshold, seed)
-    found = index.add(rows["id"][:], cleaning.texts(rows))
+
+    def is_same(kept: list[dict], new: list[dict]) -> bool:
+        limit = index.threshold
+        return conversations.asks_the_same(kept, new, limit) and conversations.answers_the_same(kept, new, limit)
+
+    found = index.add(rows["id"][:], cleaning.texts(rows), messages=_turns(rows), is_same=is_same)
     verdicts = [("near-duplicate", f"{match[0]} {match[1]:.3f}") if match else None for match in found]
     return cleaning.filtered("near-duplicates", rows, verdicts)

@@ -113,7 +113,7 @@ _MENDS = (
 )
 
 
-def normalise_text(text: str) -> tuple[str, list[str]]:
+def normalise_text(text: str, strip_markup: bool = True) -> tuple[str, list[str]]:
     """A text in one form, and which of these had to be mended for it.
 
     `mojibake` (UTF-8 that was read as another encoding: ftfy, Speer 2019), `unicode` (NFC; other white space becomes a
@@ -121,11 +121,15 @@ def normalise_text(text: str) -> tuple[str, list[str]]:
     `rst` (roles, substitutions, links, notes), `white space` (CR, trailing blanks, more than one empty line). Markup
     in code stays where backticks or `>>>` mark the code, and so do typographic quotes and dashes. Idempotent: what one
     mend uncovers, such as a tag written with entities, is mended too.
+
+    Args:
+        strip_markup: whether `html` and `rst` go; not where markup is what a text is about.
     """
+    mends = [(reason, mend) for reason, mend in _MENDS if strip_markup or reason not in ("html", "rst")]
     why: list[str] = []
     while True:  # every mend shortens the text or takes away what it looks for
         before = text
-        for reason, mend in _MENDS:
+        for reason, mend in mends:
             after = mend(text)
             if after != text and reason not in why:
                 why.append(reason)

@@ -192,7 +192,7 @@ def test_a_rewrite_keeps_columns_types_and_order_and_mends_the_reference_with_th
             {"year": 8, "reference": None, "id": "y", "messages": turns("q", "a"), "score": None},
         ]
     )
-    done = cleaning.normalise(rows)
+    done = cleaning.normalise(rows, strip_markup=True)
     assert done.rows.features == rows.features
     assert done.rows.column_names == ["year", "reference", "id", "messages", "score"]
     assert done.rows[0] == {"year": 7, "reference": "a&b", "id": "x", "messages": turns("q<", "a&b"), "score": 0.5}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers.core.errors import ParameterError
-from nbhelpers.data import cleaning, contamination, defects_copies, duplicates, pydocs, splits
+from nbhelpers.data import cleaning, contamination, defects_copies, duplicates, pydocs, splits, wording
 from nbhelpers.data.duplicates import DuplicateIndex
 
 VOCABULARY = [f"{a}{b}" for a in ("ba", "do", "mi", "fu", "ge", "lo", "pa", "ri", "su", "te")
@@ -36,7 +36,7 @@ def docstrings() -> list[str]:
     """Real docstrings of 20 words or more, each once."""
     found = pydocs.packages_on_disk()
     texts = [row["text"] for name in ("jinja2", "requests") for row in pydocs.read_package(name, found[name])]
-    return sorted({text for text in texts if len(duplicates.words(text)) >= 20})[:200]
+    return sorted({text for text in texts if len(wording.words(text)) >= 20})[:200]
 
 
 # --- words and slips ----------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def docstrings() -> list[str]:
     ],
 )
 def test_words_of_known_texts(text, expected):
-    assert duplicates.words(text) == expected
+    assert wording.words(text) == expected
 
 
 def damerau_levenshtein(a: str, b: str) -> int:
@@ -91,7 +91,7 @@ SHORT = st.text("abc", min_size=1, max_size=5)
 @given(SHORT, SHORT)
 @settings(max_examples=200)
 def test_a_slip_is_a_damerau_levenshtein_distance_of_one(a, b):
-    assert duplicates.is_slip(a, b) == (damerau_levenshtein(a, b) == 1 and max(len(a), len(b)) > 1)
+    assert wording.is_slip(a, b) == (damerau_levenshtein(a, b) == 1 and max(len(a), len(b)) > 1)
 
 
 @given(st.text("ab12", min_size=1, max_size=5))
@@ -101,7 +101,7 @@ def test_no_slip_touches_a_digit(word):
     near = {word[:i] + new + word[j:] for i in range(len(word) + 1) for j in range(i, len(word) + 1)
             for new in ("", "a", "b", "1", "2", word[i:j][::-1])} - {""}  # fmt: skip
     for other in near | expected:
-        assert duplicates.is_slip(word, other) == duplicates.is_slip(other, word) == (other in expected), other
+        assert wording.is_slip(word, other) == wording.is_slip(other, word) == (other in expected), other
 
 
 # --- the index against brute force --------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_the_index_finds_the_pairs_that_brute_force_finds_and_no_other(docstring
     index.add(named(docstrings, "kept"), docstrings, compare=False)
     found = index.add(named(edited, "edited"), edited, keep=False)
 
-    kept, others = ([Counter(duplicates.words(text)) for text in texts] for texts in (docstrings, edited))
+    kept, others = ([Counter(wording.words(text)) for text in texts] for texts in (docstrings, edited))
     frequency = Counter(word for words in kept + others for word in words)
     wanted = hits = equal = 0
     for words, match in zip(others, found, strict=True):

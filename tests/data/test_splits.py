@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers.core.errors import AuditError, DataError, ParameterError
-from nbhelpers.data import cleaning, defects_copies, duplicates, pydocs, splits
+from nbhelpers.data import cleaning, defects_copies, duplicates, pydocs, splits, wording
 
 
 def rows(count: int = 100, **columns) -> Dataset:
@@ -192,7 +192,7 @@ def texts() -> list[dict]:
     """Real docstrings of 20 words or more that repeat each other neither exactly nor nearly."""
     found = pydocs.packages_on_disk()
     raw = [row["text"] for name in ("jinja2", "requests") for row in pydocs.read_package(name, found[name])]
-    raw = [text for text in raw if len(duplicates.words(text)) >= 20]
+    raw = [text for text in raw if len(wording.words(text)) >= 20]
     data = Dataset.from_dict({"id": [f"row-{i}" for i in range(len(raw))], "text": raw})
     return duplicates.drop_near(duplicates.drop_exact(data).rows).rows.to_list()
 

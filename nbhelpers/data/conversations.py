@@ -1,0 +1,80 @@
+"""Whether two conversations ask and answer the same.
+
+What many conversations share, a system prompt, an instruction or a passage with several questions, makes them look
+alike without repeating one another. So the paragraphs that two questions have in common are set aside first, and what
+is left is compared. Code that differs at all is another text: `a + b` is not `a - b`, and indentation means something.
+"""
+
+import re
+from collections import Counter
+
+from nbhelpers.data import wording
+
+_MARKS = re.compile(r"^[ \t]+(?=\S)|[^\w\s.,;:!?'\"()\u2018-\u201d\u2013\u2014-]", re.M)
+
+
+def question(messages: list[dict]) -> str:
+    """The turns between the system's and the last answer, a blank line between them."""
+    return "\n\n".join(turn["content"] for turn in messages[:-1] if turn["role"] != "system")
+
+
+def answer(messages: list[dict]) -> str:
+    """The last turn."""
+    return messages[-1]["content"]
+
+
+def marks(text: str) -> list[str]:
+    """The indentations and the signs of a text, without those of sentences; none in plain prose."""
+    return _MARKS.findall(text)
+
+
+def is_code(text: str) -> bool:
+    """Whether lines are indented, or one sign comes on eight words or fewer."""
+    found = marks(text)
+    return bool(found) and (any(map(str.isspace, found)) or 8 * len(found) >= len(text.split()))
+
+
+def key(text: str) -> str:
+    """What texts share that say the same exactly: white space and case are folded, but not in code."""
+    if is_code(text):
+        return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
+    return " ".join(text.casefold().split())
+
+
+def similarity(first: str, second: str) -> float:
+    """Jaccard similarity of the words of two texts, each as often as it occurs; a slip of the hand is forgiven."""
+    left, right = Counter(wording.words(first)), Counter(wording.words(second))
+    shared = sum((left & right).values())
+    rest = list((right - left).elements())
+    for word in (left - right).elements() if len(rest) <= 50 else ():
+        if match := next((other for other in rest if wording.is_slip(word, other)), None):
+            rest.remove(match)
+            shared += 1
+    total = left.total() + right.total() - shared
+    return shared / total if total else 1.0
+
+
+def is_same(first: str, second: str, threshold: float) -> bool:
+    """Whether two texts say the same: code by its `key`, prose by a similarity of `threshold` and the same marks."""
+    if is_code(first) or is_code(second):
+        return key(first) == key(second)
+    return key(first) == key(second) or (marks(first) == marks(second) and similarity(first, second) >= threshold)
+
+
+def own(first: str, second: str) -> tuple[str, str]:
+    """What each of two questions says that the other does not: their paragraphs without those that both have."""
+    left, right = ({key(part): part for part in re.split(r"\n\s*\n", text) if part.strip()} for text in (first, second))
+    return tuple(
+        "\n\n".join(part for name, part in mine.items() if name not in others)
+        for mine, others in ((left, right), (right, left))
+    )
+
+
+def asks_the_same(first: list[dict], second: list[dict], threshold: float = 0.95) -> bool:
+    """Whether what is left of two questions without their common paragraphs says the same."""
+    return is_same(*own(question(first), question(second)), threshold)
+
+
+def answers_the_same(first: list[dict], second: list[dict], threshold: float = 0.95) -> bool:
+    """Whether two last turns say the same."""
+    return is_same(answer(first), answer(second), threshold)

@@ -1,0 +1,133 @@
+"""Copies among conversations: what many rows share as context makes none; case and indentation count in code."""
+
+import inspect
+import random
+import textwrap
+
+import pytest
+from datasets import Dataset
+
+from nbhelpers.data import cleaning, contamination, conversations, duplicates, splits
+
+SYSTEM = "You are a careful assistant who answers every question of the customer in one short polite sentence."
+PASSAGE = " ".join(f"In the year {1800 + i} the town of Abo{i} built its bridge number {i * 7}." for i in range(30))
+
+
+def chat(question: str, answer: str, system: str = "") -> list[dict]:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [{"role": "system", "content": system}, *turns] if system else turns
+
+
+def rows(conversations: list[list[dict]], name: str = "row") -> Dataset:
+    return Dataset.from_list([{"id": f"{name}-{i}", "messages": turns} for i, turns in enumerate(conversations)])
+
+
+SHARED = {
+    "a system prompt": [chat(f"What is boat number {i} called?", f"It is the swan {i}.", SYSTEM) for i in range(40)],
+    "a passage": [chat(f"{PASSAGE}\n\nWhen was bridge {i} built?", f"In {1800 + i}.") for i in range(40)],
+    "a passage after the question": [chat(f"Who built bridge {i}?\n\n{PASSAGE}", f"Abo{i}.") for i in range(40)],
+    "one answer": [chat(f"{PASSAGE}\n\nHas the town Abo{i} a bridge?", "Yes.") for i in range(30)],
+    "an instruction": [chat(f"{SYSTEM} {SYSTEM}\n\nboat {i} swan", "A short polite sentence.") for i in range(40)],
+}
+
+
+@pytest.mark.parametrize("what", SHARED)
+def test_rows_that_share_a_context_and_ask_different_things_are_no_copies_and_no_leak(what):
+    data = rows(SHARED[what])
+    assert duplicates.drop_exact(data).dropped == duplicates.drop_near(data).dropped == {}
+    train, test = splits.split(data, test_share=0.2)
+    assert contamination.decontaminate(train, test).dropped == {}
+    assert splits.prove_disjoint(train, test)["leaked"] == 0
+
+
+@pytest.mark.parametrize("what", SHARED)
+def test_a_real_copy_among_them_is_still_found(what):
+    first = SHARED[what][3]
+    question = first[-2]["content"]
+    typed = question.replace("bridge", "brigde") if what == "a passage" else question.upper()
+    asked_again = [*first[:-2], {"role": "user", "content": typed}, first[-1]]
+    data = rows([*SHARED[what], asked_again])
+    once = duplicates.drop_exact(data)
+    copies = once.log + duplicates.drop_near(once.rows, 0.9).log
+    if "passage" in what or what == "one answer":  # the others are shorter than near-duplicates may be
+        assert [(name, detail.split()[0]) for name, _, _, detail in copies] == [("row-" + str(len(data) - 1), "row-3")]
+    leaked = contamination.decontaminate(rows([asked_again], "new"), rows(SHARED[what]))
+    assert [name for name, *_ in leaked.log] == ["new-0"]
+
+
+def test_a_held_out_question_inside_a_longer_one_and_a_held_out_answer_are_leaks():
+    long = "the quick brown fox jumps over the lazy dog while nobody in the garden looks at it"
+    held_out = rows(
+        [chat(f"Is it true that {long}?", "It is."), chat("Tell a tale.", f"Once {long}, and so on.")], "test"
+    )
+    train = rows([chat(f"They ask: is it true that {long}? Say it.", "Yes."), chat("What then?", f"So {long}."),
+                  chat("Tell another tale.", "No.")])  # fmt: skip
+    assert [name for name, *_ in contamination.decontaminate(train, held_out).log] == ["row-0", "row-1"]
+
+
+CODE = "def total(values):\n    out = 0\n    for value in values:\n        out += value\n    return out"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        CODE.replace("    return", "        return"),  # another function: it returns in the loop
+        CODE.replace("+=", "-="),
+        CODE.replace("total", "Total"),
+        CODE.replace("out = 0", "out = 1"),
+        CODE.replace("value in values", "values in value"),
+    ],
+)
+def test_code_that_differs_in_a_sign_in_case_or_in_indentation_is_another_answer(other):
+    data = rows([chat("Write a function.", CODE), chat("Write a function.", other)])
+    assert duplicates.drop_exact(data).dropped == {}
+    assert len(duplicates.drop_near(data, index=duplicates.DuplicateIndex(0.8, min_words=5)).rows) == 2
+
+
+def functions() -> list[list[dict]]:
+    """Questions and answers whose answers are functions of the standard library, each with twins as in exercises."""
+    out = []
+    for name, function in inspect.getmembers(textwrap, inspect.isfunction) + inspect.getmembers(
+        random, inspect.isroutine
+    ):
+        try:
+            source = textwrap.dedent(inspect.getsource(function))
+        except (OSError, TypeError):
+            continue
+        out.append(chat(f"Write the function {name}.", source))
+        out.append(chat(f"Write {name} with two blanks instead of four.", source.replace("    ", "  ")))
+    return out
+
+
+HTML = [
+    "Use <b>word</b>, for example:\n<p>This is <b>bold</b>.</p>",
+    "<ul>\n  <li>One</li>\n  <li>Two</li>\n</ul>",
+    "Write &lt; instead of <.",
+    '<script>alert("hi")</script> shows a box; `<br>` breaks a line.',
+    "<!-- a comment --> is not shown.",
+    ":ref:`target` is a reference of reStructuredText, |name| a substitution.",
+]
+
+
+@pytest.mark.parametrize("kind", ["functions", "markup"])
+def test_a_set_whose_answers_are_code_comes_through_cleaning_as_it_is(kind):
+    asked = functions() if kind == "functions" else [chat(f"How is it written, number {i}?", HTML[i]) for i in range(6)]
+    assert len(asked) >= 6
+    steps = [cleaning.validate([{"messages": turns} for turns in asked])]
+    for step in (cleaning.normalise, cleaning.keep_language, cleaning.filter_quality):
+        steps.append(step(steps[-1].rows))
+    steps += [duplicates.drop_exact(steps[-1].rows)]
+    steps += [duplicates.drop_near(steps[-1].rows), cleaning.redact(steps[-1].rows)]
+    assert cleaning.account(steps)["dropped"].sum() == 0, cleaning.account(steps)[["step", "reasons"]].to_string()
+    for before, after in zip(asked, steps[-1].rows["messages"][:], strict=True):
+        plain = [line.rstrip() for line in before[-1]["content"].strip("\n").splitlines()]
+        assert after[-1]["content"].splitlines() == plain
+
+
+def test_markup_goes_from_plain_text_and_from_answers_only_where_that_is_asked_for():
+    text = "<p>Read the <b>manual</b> first.</p>"
+    plain = "Read the manual first."
+    assert cleaning.normalise(cleaning.validate([{"text": text}]).rows).rows["text"][:] == [plain]
+    messages = cleaning.validate([{"messages": chat("What first?", text)}]).rows
+    assert conversations.answer(cleaning.normalise(messages).rows["messages"][0]) == text
+    assert conversations.answer(cleaning.normalise(messages, strip_markup=True).rows["messages"][0]) == plain
