@@ -6,6 +6,7 @@ be exact: JSON lines named .json and a list named .jsonl are read too.
 
 import csv
 import gzip
+import itertools
 import json
 import re
 import zlib
@@ -22,6 +23,30 @@ COMPRESSED = tuple(f"{suffix}.gz" for suffix in SUFFIXES if suffix != ".parquet"
 def is_known(path: str | Path) -> bool:
     """Whether the name of a file ends as one that `stream` reads."""
     return str(path).lower().endswith(SUFFIXES + COMPRESSED)
+
+
+_SIDES = {"train": ("train", "training"), "test": ("test", "validation", "valid", "val", "dev", "eval")}
+
+
+def sides(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """Side -> its files, by the first word of their names; and the files of further sides, which are not used.
+
+    Raises DataError: the folder has no training file, or none to hold out.
+    """
+    by_word: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and is_known(path):
+            by_word.setdefault(re.split(r"[-_.]", path.name.lower())[0], []).append(path)
+    found = {}
+    for side, words in _SIDES.items():
+        if not (word := next((word for word in words if word in by_word), None)):
+            raise DataError(
+                f"{folder} has no {side} file. It needs files whose names begin with train and with test or "
+                f"validation, of {', '.join(SUFFIXES)}; or name one file, which is then split."
+            )
+        found[side] = by_word.pop(word)
+    unused = [path.name for word in itertools.chain(*_SIDES.values()) for path in by_word.get(word, ())]
+    return found, unused
 
 
 def read(path: Path) -> list[dict]:

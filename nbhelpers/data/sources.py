@@ -34,11 +34,26 @@ class Source:
     hash: str = ""
     columns: str = ""
 
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that both sides have. Raises DataError where there is none."""
+        train, test = set(self.train["task"]), set(self.test["task"])
+        if not train & test:
+            raise DataError(
+                f"{self.name}: the tasks of the training rows ({', '.join(sorted(train)):.100}) are others than those "
+                f"of the held-out rows ({', '.join(sorted(test)):.100}). Give both the same, or rename the column."
+            )
+        return sorted(train & test)
+
     def __str__(self) -> str:
         dropped = "".join(f" + {count} dropped ({reason})" for reason, count in self.dropped.items())
         roles = Counter(turn["role"] for side in (self.train, self.test) for m in side["messages"] for turn in m)
         turns = ", ".join(f"{count:,} {role}" for role, count in sorted(roles.items(), key=lambda item: -item[1]))
         columns = f"\ncolumns: {self.columns}" if self.columns else ""
+        trained = set(self.train["task"])
+        if alone := Counter(task for task in self.test["task"] if task not in trained):
+            named = ", ".join(f"{count} of {task}" for task, count in alone.items())
+            columns += f"\nheld-out rows that are not scored, since no training row has their task: {named}"
         return (
             f"{self.name}: {self.read} rows read = {len(self.train)} to train on + {len(self.test)} held out{dropped}; "
             f"turns: {turns}; hash {self.hash[:12]}{columns}"
@@ -64,7 +79,8 @@ def load(dataset: str, seed: int = 0, test_share: float = 0.1, limit: int = 50_0
         return _read_splits(dataset)
     rows = read(dataset, limit)
     mapping = column_names.mapping(rows)
-    return replace(_split(dataset, mapping.rename(rows), seed, test_share), columns=mapping.describe(rows))
+    source = _split(dataset, mapping.rename(rows), seed, test_share)
+    return replace(source, columns=mapping.describe(rows) + source.columns)
 
 
 def read(dataset: str, limit: int = 50_000) -> list[dict]:
@@ -196,30 +212,9 @@ def balanced(rows, tasks: list[str], count: int, seed: int):
     return rows.select(generator.permutation(chosen).tolist())
 
 
-_SIDES = {"train": ("train", "training"), "test": ("test", "validation", "valid", "val", "dev", "eval")}
-
-
-def _split_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Side -> its files, by the first word of their names; and the files of further sides, which are not used."""
-    by_word: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and files.is_known(path):
-            by_word.setdefault(re.split(r"[-_.]", path.name.lower())[0], []).append(path)
-    sides = {}
-    for side, words in _SIDES.items():
-        if not (word := next((word for word in words if word in by_word), None)):
-            raise DataError(
-                f"{folder} has no {side} file. It needs files whose names begin with train and with test or "
-                f"validation, of {', '.join(files.SUFFIXES)}; or name one file, which is then split."
-            )
-        sides[side] = by_word.pop(word)
-    unused = [path.name for word in itertools.chain(*_SIDES.values()) for path in by_word.get(word, ())]
-    return sides, unused
-
-
 def _read_splits(folder: str) -> Source:
     """A folder with a training and a held-out side, such as notebook 01 leaves; each side one file or several."""
-    sides, unused = _split_files(Path(folder).expanduser())
+    sides, unused = files.sides(Path(folder).expanduser())
     rows = {side: [row for path in paths for row in files.read(path)] for side, paths in sides.items()}
     mapping = column_names.mapping(rows["train"] + rows["test"])
     normal = []
@@ -229,8 +224,9 @@ def _read_splits(folder: str) -> Source:
         name = " + ".join(str(path) for path in sides[side])
         normal.append([row | names for row, names in zip(normalise(name, renamed), own, strict=True)])
     train, test = normal
+    many = _without_many_tasks(train, test)
     described = mapping.describe(rows["train"] + rows["test"], ("id", "task", "package"))
-    described += f"; files not used: {', '.join(unused)}" if unused else ""
+    described += many + (f"; files not used: {', '.join(unused)}" if unused else "")
     return Source(folder, _dataset(train), _dataset(test), len(train) + len(test), {}, _hash(train + test), described)
 
 
@@ -243,6 +239,17 @@ def _dataset(rows: list[dict]):
     import datasets
 
     return datasets.Dataset.from_list(rows)
+
+
+def _without_many_tasks(*sides: list[dict]) -> str:
+    """Make a `task` column of too many values one task, in place; return a line that says so, or nothing."""
+    rows = list(itertools.chain(*sides))
+    count = len({row["task"] for row in rows})
+    if count <= max(5, min(20, len(rows) // 10)):
+        return ""
+    for row in rows:
+        row["task"] = "text"
+    return f"; task has {count} values in {len(rows)} rows, too many to be tasks: all rows are one task"
 
 
 def normalise(name: str, rows: list[dict]) -> list[dict]:
@@ -281,6 +288,7 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
 def _split(name: str, rows: list[dict], seed: int, test_share: float) -> Source:
     """Hold out a share of the questions: equal questions always fall on the same side, so none leaks across."""
     normal = normalise(name, rows)
+    many = _without_many_tasks(normal)
     questions = sorted({schemas.fold(row["messages"]) for row in normal})
     if len(questions) < 2:
         raise DataError(f"{name} has {len(questions)} different question; at least two are needed to hold one out.")
@@ -289,4 +297,4 @@ def _split(name: str, rows: list[dict], seed: int, test_share: float) -> Source:
     sides: dict[bool, list[dict]] = {True: [], False: []}
     for row in normal:
         sides[schemas.fold(row["messages"]) in held_out].append(row)
-    return Source(name, _dataset(sides[False]), _dataset(sides[True]), len(rows), {}, _hash(normal))
+    return Source(name, _dataset(sides[False]), _dataset(sides[True]), len(rows), {}, _hash(normal), many)

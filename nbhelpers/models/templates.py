@@ -4,6 +4,7 @@ Rendering is transformers' own, in its sandbox.
 """
 
 import contextlib
+import json
 import re
 
 from nbhelpers.core.errors import AuditError, DataError, ModelError
@@ -40,7 +41,8 @@ def answers(messages: list[dict], tokenizer) -> tuple[str, list[tuple[int, int]]
 
     Raises:
         AuditError: the template rewrites a turn once others follow, so that the model would be trained on prompts that
-            it never sees again; or it changes an answer by more than white space, as Qwen3's does with `</think>`.
+            it never sees again; it changes an answer by more than white space, as Qwen3's does with `</think>`; it
+            leaves out a turn; or it writes the head of an answer only when the answer is there.
     """
     text, spans = render(messages, tokenizer), []
     for i, turn in enumerate(messages):
@@ -60,8 +62,28 @@ def answers(messages: list[dict], tokenizer) -> tuple[str, list[tuple[int, int]]
                 f"The template changes the answer of turn {i}, {turn['content']!r:.60}: something else would be "
                 "trained. Take what the template reads as its own out of it, or take the row out."
             )
+        head, _, _ = answered[len(asked) :].partition(turn["content"].strip())
+        if head.strip() and asked == render(messages[:i], tokenizer):
+            raise AuditError(
+                f"The template ignores add_generation_prompt: it writes {head!r:.60} before the answer of turn {i}, "
+                "but not when a server asks for one. The model would be trained to write that head itself: use a "
+                "template that ends with it where add_generation_prompt is set."
+            )
         spans.append((len(asked), len(answered)))
+    _refuse_a_lost_turn(messages, text)
     return text, spans
+
+
+def _refuse_a_lost_turn(messages: list[dict], text: str) -> None:
+    """Raises AuditError where the content of a turn does not stand in the rendered text as often as turns have it."""
+    contents = [turn["content"].strip() for turn in messages]
+    for i, content in enumerate(contents):
+        as_json = (json.dumps(content, ensure_ascii=ascii)[1:-1] for ascii in (True, False))  # how some write a tool's
+        if max(text.count(content), *map(text.count, as_json)) < contents.count(content):
+            raise AuditError(
+                f"The template leaves out turn {i}, the {messages[i]['role']}'s: {content!r:.60} stands in no token. "
+                "Use a template that renders it, put the text into the user's turn, or remove the turn."
+            )
 
 
 def make_trainable(tokenizer) -> str:

@@ -444,3 +444,64 @@ def test_a_folder_of_train_and_test_is_taken_as_it_is_split(tmp_path):
 
 def chat_row(question: str, answer: str) -> list[dict]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def numbered(count: int, task=lambda i: "text") -> list[dict]:
+    return [{"prompt": f"Say {i}.", "completion": f"It is {i}.", "task": task(i)} for i in range(count)]
+
+
+def test_a_task_column_of_many_values_is_no_task_and_that_is_said(tmp_path):
+    for count, task, tasks in ((60, lambda i: f"task-{i}", ["text"]), (60, lambda i: f"task-{i % 4}", None)):
+        source = sources.load(str(write(tmp_path / "a.jsonl", jsonl(numbered(count, task)))))
+        assert tasks == source.tasks or (tasks is None and {*source.tasks} <= {f"task-{i}" for i in range(4)})
+        assert ("task has 60 values in 60 rows, too many to be tasks" in str(source)) == bool(tasks)
+
+
+def test_held_out_rows_of_a_task_that_is_never_trained_are_counted_and_said(tmp_path):
+    write(tmp_path / "train.jsonl", jsonl(numbered(8, lambda i: "a")))
+    write(tmp_path / "test.jsonl", jsonl(numbered(6, lambda i: "ab"[i % 2])))
+    source = sources.load(str(tmp_path))
+    assert source.tasks == ["a"]
+    assert "held-out rows that are not scored, since no training row has their task: 3 of b" in str(source)
+    write(tmp_path / "test.jsonl", jsonl(numbered(6, lambda i: "b")))
+    with pytest.raises(DataError, match=r"tasks of the training rows \(a\) are others than those .*\(b\)"):
+        _ = sources.load(str(tmp_path)).tasks
+
+
+@pytest.mark.parametrize(
+    ("names", "held_out", "unused"),
+    [
+        (["train.csv", "validation.csv", "test.csv"], "test", "validation.csv"),
+        (["train.jsonl", "dev.jsonl.gz"], "dev", ""),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "valid.tsv"], "valid", ""),
+    ],
+)
+def test_a_folder_of_files_by_side_is_read_and_a_file_that_is_not_used_is_named(tmp_path, names, held_out, unused):
+    import gzip
+
+    import pandas as pd
+
+    for number, name in enumerate(names):
+        frame = pd.DataFrame({"question": [f"{name} {i}?" for i in range(3)], "answer": f"It is {number}."})
+        if name.endswith(".parquet"):
+            frame.to_parquet(tmp_path / name, index=True)
+        elif name.endswith(".gz"):
+            (tmp_path / name).write_bytes(gzip.compress(frame.to_json(orient="records", lines=True).encode()))
+        else:
+            frame.to_csv(tmp_path / name, index=False, sep="\t" if name.endswith(".tsv") else ",")
+            if name.endswith(".jsonl"):
+                frame.to_json(tmp_path / name, orient="records", lines=True)
+    source = sources.load(str(tmp_path))
+    assert {row["messages"][0]["content"].split(".")[0].split("-")[0] for row in source.test} == {held_out}
+    assert len(source.train) == 3 * sum(name.startswith("train") for name in names)
+    assert ("files not used: " + unused in str(source)) == bool(unused)
+
+
+def test_a_table_that_pandas_wrote_with_its_index_is_read(tmp_path):
+    import pandas as pd
+
+    frame = pd.DataFrame(numbered(6)).drop(columns="task").set_index(pd.Index(list("abcdef"), name="number"))
+    frame.to_parquet(tmp_path / "a.parquet")
+    source = sources.load(str(tmp_path / "a.parquet"))
+    assert source.read == 6
+    assert "not used: number (6 rows)" in str(source)

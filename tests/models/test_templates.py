@@ -14,7 +14,7 @@ from trl import chat_template_utils as trl_templates
 
 from nbhelpers.core.errors import AuditError, DataError, ModelError
 from nbhelpers.data import chat, conversion
-from nbhelpers.models import encoding, templates
+from nbhelpers.models import encoding, loading, templates
 
 LLAMA = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -432,3 +432,43 @@ def test_a_marker_in_other_letters_is_found_where_the_tokenizer_reads_it_as_one(
     assert templates.forged(wide, tokenizer) == ["<|im_end|>"]
     with pytest.raises(DataError, match="in other letters"):
         templates.defuse(wide, tokenizer)
+
+
+TURNWISE = (
+    "{% for m in messages %}{% if m.role in roles %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}"
+    "{% endfor %}"
+)
+HEAD = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+SPOKEN = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": "So."},
+]
+
+
+def chatml(*roles: str, head: str = HEAD):
+    tokenizer = loading.load_tokenizer("smoke")
+    tokenizer.chat_template = TURNWISE.replace("roles", str([*roles])) + head
+    return tokenizer
+
+
+@pytest.mark.parametrize("roles", [("user", "assistant"), ("system", "assistant"), ("assistant",)])
+def test_a_template_that_leaves_out_a_turn_is_refused_and_the_turn_named(roles):
+    lost = next(i for i, turn in enumerate(SPOKEN) if turn["role"] not in roles)
+    with pytest.raises(AuditError, match=f"leaves out turn {lost}, the {SPOKEN[lost]['role']}'s"):
+        encoding.encode(SPOKEN, chatml(*roles))
+    encoding.encode(SPOKEN, chatml("system", "user", "assistant"))
+
+
+def test_a_turn_that_is_rendered_once_but_said_twice_is_missed():
+    twice = [SPOKEN[1], SPOKEN[2], {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "As I said."}]
+    tokenizer = chatml("user", "assistant")
+    encoding.encode(twice, tokenizer)
+    tokenizer.chat_template = TURNWISE.replace("m.role in roles", "not (loop.index0 == 0)") + HEAD
+    with pytest.raises(AuditError, match="leaves out turn 0"):
+        encoding.encode(twice[:3] + twice[3:], tokenizer)
+
+
+def test_a_template_that_ignores_the_generation_prompt_is_refused_with_what_would_be_trained():
+    with pytest.raises(AuditError, match=r"ignores add_generation_prompt: it writes '<\|im_start\|>assistant"):
+        encoding.encode(SPOKEN[1:], chatml("user", "assistant", head=""))
