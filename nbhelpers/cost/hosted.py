@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nbhelpers.core.errors import DataError, ParameterError
+from nbhelpers.core.errors import ParameterError
 from nbhelpers.cost import prices
 from nbhelpers.data import conversion
 
@@ -40,21 +40,17 @@ def openai_price(rows, tokenizer, epochs: int, dollars_per_million: float) -> Es
     Around the contents stand 4 tokens a turn and 3 a row, as OpenAI's cookbook counts chat messages. Since 2026 the
     fine-tuning platform takes no new users (developers.openai.com/api/docs/guides/direct-preference-optimization).
 
-    Raises:
-        DataError: a row cannot be read, or is a pair; names its number.
-        ParameterError: epochs below 1, or a negative price.
+    Rows that OpenAI's shape cannot hold are not priced; the warning counts them.
+
+    Raises ParameterError: epochs below 1, or a negative price.
     """
     if epochs < 1 or dollars_per_million < 0:
         raise ParameterError(
             f"epochs={epochs!r} and dollars_per_million={dollars_per_million!r}: at least 1 epoch and 0 dollars."
         )
-    tokens = number = 0
-    for number, row in enumerate(rows, 1):
-        try:
-            contents = [
-                turn["content"] for turn in conversion.from_messages(conversion.normal_form(row), "openai")["messages"]
-            ]
-        except DataError as error:
-            raise DataError(f"Row {number}: {error}. Convert the rows to openai first, which counts these.") from None
-        tokens += 3 + sum(4 + len(ids) for ids in tokenizer(contents, add_special_tokens=False)["input_ids"])
-    return Estimate(tokens, tokens * epochs * dollars_per_million / 1e6, conversion.too_few(number))
+    converted = conversion.convert(rows, "openai")
+    contents = [[turn["content"] for turn in row["messages"]] for row in converted.rows]
+    tokens = sum(3 + sum(4 + len(ids) for ids in tokenizer(c, add_special_tokens=False)["input_ids"]) for c in contents)
+    refused = ", ".join(f"{count} rows not priced ({reason})" for reason, count in converted.refused.items())
+    warning = "; ".join(filter(None, (refused, converted.warning)))
+    return Estimate(tokens, tokens * epochs * dollars_per_million / 1e6, warning)

@@ -1,6 +1,7 @@
 """Synthetic rows made from given ones: other instructions, paraphrases, back-translations; always marked, and capped.
 
-Every synthetic row says how it was made (`origin`) and from which row (`source_id`), and keeps the answer of that row.
+Every synthetic row says how it was made (`synthetic_origin`) and from which row (`synthetic_source_id`), and keeps the
+answer of that row.
 What is rewritten is the first user turn: up to its first blank line stands the instruction, behind that the text.
 What a model wrote passes a filter first, and whatever the filter refuses is counted by its reason.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from nbhelpers.core.errors import DataError, ParameterError
 from nbhelpers.data.vocabulary import words_of
 
+ORIGIN, SOURCE = "synthetic_origin", "synthetic_source_id"  # long names, lest a data set have a column of them
 ORIGINS = ("given", "template", "paraphrase", "back-translation")
 REASONS = ("unfinished", "empty", "loop", "length", "copy", "off the subject", "answer")
 REQUEST = (
@@ -42,7 +44,7 @@ def _synthetic(row: dict, turn: int, content: str, origin: str) -> dict:
     key = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     messages = [dict(message) for message in row["messages"]]
     messages[turn]["content"] = content
-    mark = {"id": f"{row['id']}-{origin}-{key}", "messages": messages, "origin": origin, "source_id": row["id"]}
+    mark = {"id": f"{row['id']}-{origin}-{key}", "messages": messages, ORIGIN: origin, SOURCE: row["id"]}
     return dict(row) | mark
 
 
@@ -207,7 +209,7 @@ def mix(rows, synthetic: list[dict], max_share: float = 0.3, seed: int = 0) -> t
         max_share: synthetic rows in the result, 0 to 0.5 of it.
 
     Returns:
-        The rows, each with `origin` and `source_id` (None for a given one), and `{"given", "synthetic",
+        The rows, each with `synthetic_origin` and `synthetic_source_id` (None for a given one), and `{"given", "synthetic",
         "repeated", "dropped"}`; the last three add up to the synthetic rows that came in.
 
     Raises:
@@ -223,26 +225,26 @@ def mix(rows, synthetic: list[dict], max_share: float = 0.3, seed: int = 0) -> t
     given = [dict(row) for row in rows]
     ids = {row["id"] for row in given}
     for row in given:
-        if row.get("origin", "given") != "given":
+        if row.get(ORIGIN, "given") != "given":
             raise DataError(
-                f"Row {row['id']} among the given rows is marked {row['origin']!r} and would escape the cap. Pass "
-                "synthetic rows as `synthetic`."
+                f"Row {row['id']} among the given rows is marked {row[ORIGIN]!r} and would escape the cap. "
+                "Pass synthetic rows as `synthetic`."
             )
     for row in synthetic:
-        if row.get("origin") not in ORIGINS[1:]:
+        if row.get(ORIGIN) not in ORIGINS[1:]:
             raise DataError(
-                f"Synthetic row {row['id']} has the origin {row.get('origin')!r}, expected {', '.join(ORIGINS[1:])}. "
+                f"Synthetic row {row['id']} has the origin {row.get(ORIGIN)!r}, expected {', '.join(ORIGINS[1:])}. "
                 "Mark it, so that nobody takes it for real."
             )
-        if row.get("source_id") not in ids:
+        if row.get(SOURCE) not in ids:
             raise DataError(
-                f"Synthetic row {row['id']} was made from row {row.get('source_id')!r}, which is not among the given "
+                f"Synthetic row {row['id']} was made from row {row.get(SOURCE)!r}, which is not among the given "
                 "rows: if that one is held out, it would leak. Make synthetic rows from these rows."
             )
     different = list({row["id"]: dict(row) for row in synthetic}.values())
     room = math.floor(len(given) * max_share / (1 - max_share) + 1e-9)
     kept = sorted(random.Random(seed).sample(range(len(different)), min(room, len(different))))
-    mixed = [row | {"origin": "given", "source_id": None} for row in given] + [different[i] for i in kept]
+    mixed = [row | {ORIGIN: "given", SOURCE: None} for row in given] + [different[i] for i in kept]
     counts = {"given": len(given), "synthetic": len(kept)}
     counts |= {"repeated": len(synthetic) - len(different), "dropped": len(different) - len(kept)}
     return (mixed if isinstance(rows, list) else type(rows).from_list(mixed)), counts

@@ -69,23 +69,33 @@ class Cleaned:
         return pd.DataFrame(self.log, columns=list(LOG))
 
 
-def account(steps: list[Cleaned]):
+def entry(step: str, read: int, dropped: dict[str, int] | None = None, added: dict[str, int] | None = None) -> dict:
+    """A line of the account, as `Cleaned.line`, of a step that is no function of rows: reason -> rows of each kind."""
+    out, more = sum((dropped or {}).values()), sum((added or {}).values())
+    numbers = {"read": read, "dropped": out, "changed": 0, "kept": read + more - out, "added": more}
+    return {"step": step} | numbers | {"why": (dropped or {}) | (added or {})}
+
+
+def account(steps: list):
     """One line a step: step, read, dropped, changed, added (where any), kept, reasons, as a `pandas.DataFrame`.
+
+    Args:
+        steps: `Cleaned`, or lines that `entry` made.
 
     Raises DataError: a step did not begin with what the one before it had kept.
     """
     import pandas as pd
 
-    for before, after in itertools.pairwise(steps):
-        if after.read != len(before.rows):
+    lines = [step.line() if isinstance(step, Cleaned) else dict(step) for step in steps]
+    for before, after in itertools.pairwise(lines):
+        if after["read"] != before["kept"]:
             raise DataError(
-                f"{after.step} read {after.read} rows, but {before.step} had kept {len(before.rows)}: a step in "
+                f"{after['step']} read {after['read']} rows, but {before['step']} had kept {before['kept']}: a step in "
                 "between is missing from the list."
             )
-    lines = [step.line() for step in steps]
     for line in lines:
         line["reasons"] = ", ".join(f"{reason} {count:,}" for reason, count in line.pop("why").items())
-    added = ["added"] if any("added" in line for line in lines) else []
+    added = ["added"] if any(line.get("added") for line in lines) else []
     return pd.DataFrame(lines, columns=["step", "read", "dropped", "changed", *added, "kept", "reasons"]).fillna(0)
 
 

@@ -39,7 +39,7 @@ def test_a_template_replaces_the_instruction_and_nothing_else():
         "Sum this up in a line.\n\n  indented\n\ncode",
     ]
     assert made[0]["messages"][0] == given[0]["messages"][0]
-    assert [(r["origin"], r["source_id"], r["reference"], r["task"]) for r in made] == [
+    assert [(r["synthetic_origin"], r["synthetic_source_id"], r["reference"], r["task"]) for r in made] == [
         ("template", r["id"], r["reference"], r["task"]) for r in given
     ]
     assert not {r["id"] for r in made} & {r["id"] for r in given}
@@ -153,10 +153,10 @@ def test_paraphrases_are_filtered_counted_and_marked():
     }  # fmt: skip
     assert counts["produced"] == 6 == counts["accepted"] + sum(counts["rejected"].values())
     assert counts["accepted"] == len(made) == 2
-    assert {r["origin"] for r in made} == {"paraphrase"}
+    assert {r["synthetic_origin"] for r in made} == {"paraphrase"}
     by_id = {r["id"]: r for r in given}
     for r in made:
-        source = by_id[r["source_id"]]
+        source = by_id[r["synthetic_source_id"]]
         assert r["messages"][0]["content"] == source["messages"][0]["content"].replace(TEXT, REWRITE)
         assert (r["messages"][1], r["reference"]) == (source["messages"][1], source["reference"])
 
@@ -166,7 +166,10 @@ def rewrites(prompts):
 
 
 def test_the_seed_draws_the_rows_and_no_row_twice():
-    drawn = [[r["source_id"] for r in augmentation.paraphrase(rows_of(20), rewrites, 5, seed)[0]] for seed in (0, 0, 1)]
+    drawn = [
+        [r["synthetic_source_id"] for r in augmentation.paraphrase(rows_of(20), rewrites, 5, seed)[0]]
+        for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) == 5
 
@@ -216,7 +219,7 @@ def test_back_translation_goes_there_and_back():
         datasets.Dataset.from_list([row(0), row(1, text="One two.")]), translate, "de"
     )
     assert calls == [([TEXT, "One two."], "en", "de"), ([f"de:{TEXT}", "de:One two."], "de", "en")]
-    assert [(r["origin"], r["source_id"], r["reference"]) for r in made] == [
+    assert [(r["synthetic_origin"], r["synthetic_source_id"], r["reference"]) for r in made] == [
         ("back-translation", "r0", "Filter lines.")
     ]
     assert made[0]["messages"][0]["content"] == f"Write the summary.\n\n{REWRITE}"
@@ -267,8 +270,8 @@ def test_synthetic_rows_are_at_most_their_share(given, share, kept):
     assert len(mixed) == given + kept
     assert kept <= share * len(mixed) + 1e-9
     assert kept + 1 > share * (given + kept + 1), "one more would have been too many"
-    assert [r["origin"] for r in mixed] == ["given"] * given + ["template"] * kept
-    assert [r["source_id"] for r in mixed[:given]] == [None] * given
+    assert [r["synthetic_origin"] for r in mixed] == ["given"] * given + ["template"] * kept
+    assert [r["synthetic_source_id"] for r in mixed[:given]] == [None] * given
 
 
 def test_the_surplus_is_dropped_at_random():
@@ -285,7 +288,7 @@ def test_a_dataset_stays_one_and_few_synthetic_rows_are_all_kept():
     mixed, counts = augmentation.mix(datasets.Dataset.from_list(rows), synthetic)
     assert isinstance(mixed, datasets.Dataset)
     assert counts == {"given": 10, "synthetic": 2, "repeated": 0, "dropped": 0}
-    assert mixed["source_id"][-3:] == [None, "r0", "r1"]
+    assert mixed["synthetic_source_id"][-3:] == [None, "r0", "r1"]
     assert mixed[-1] == synthetic[-1]
 
 
@@ -315,4 +318,11 @@ def test_rows_whose_origin_is_in_doubt_are_refused():
     with pytest.raises(DataError, match="made from row 'r1', which is not among the given"):
         augmentation.mix(rows[:1], synthetic)
     with pytest.raises(DataError, match="has the origin 'given'"):
-        augmentation.mix(rows, [row(5) | {"origin": "given", "source_id": "r0"}])
+        augmentation.mix(rows, [row(5) | {"synthetic_origin": "given", "synthetic_source_id": "r0"}])
+
+
+def test_a_data_set_may_have_columns_of_any_name_of_its_own():
+    given = [row(i) | {"origin": f"web {i}", "source_id": "x", "weight": 3} for i in range(4)]
+    mixed, counts = augmentation.mix(given, [])
+    assert counts["given"] == 4
+    assert [r["origin"] for r in mixed] == [r["origin"] for r in given]

@@ -364,9 +364,11 @@ def test_no_epoch_or_a_negative_price_is_refused(epochs, price, smoke):
 
 
 @pytest.mark.parametrize("row", [PAIRS["preference"], {"messages": [ASK]}, {"messages": [ASK, OTHER, TOOL, ANSWER]}])
-def test_a_row_that_openai_could_not_train_on_has_no_price(row, smoke):
-    with pytest.raises(DataError, match=r"Row 2: .* Convert the rows to openai first"):
-        hosted.openai_price([{"messages": [ASK, OTHER]}, row], smoke[1], 1, 1.0)
+def test_a_row_that_openai_could_not_train_on_is_not_priced_and_counted(row, smoke):
+    good = {"messages": [ASK, OTHER]}
+    price = hosted.openai_price([good, row], smoke[1], 1, 1.0)
+    assert price.tokens == hosted.openai_price([good], smoke[1], 1, 1.0).tokens
+    assert price.warning.startswith("1 rows not priced (")
 
 
 def test_every_price_has_a_source_and_a_date():
