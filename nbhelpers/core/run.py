@@ -132,6 +132,12 @@ class Run:
         declared, given = self.manifest["declared"], self.manifest["parameters"]
         return all(given[name] == declared[name] for name in declared.keys() - BOOKKEEPING - {"profile"})
 
+    def command(self) -> str:
+        """The papermill command that runs this notebook again, with the parameters that differ from its own."""
+        declared, given = self.manifest["declared"], self.manifest["parameters"]
+        changed = [f"-p {name} {value!r}" for name, value in given.items() if value != declared[name]]
+        return " ".join((f"papermill notebooks/{self.notebook}.ipynb out.ipynb", *changed))
+
     def having(self, **values: Any) -> "Run":
         """The same run with other values of some parameters, for a part of the notebook that needs them."""
         unknown = values.keys() - vars(self.parameters).keys()

@@ -209,8 +209,8 @@ def mix(rows, synthetic: list[dict], max_share: float = 0.3, seed: int = 0) -> t
         max_share: synthetic rows in the result, 0 to 0.5 of it.
 
     Returns:
-        The rows, each with `synthetic_origin` and `synthetic_source_id` (None for a given one), and `{"given", "synthetic",
-        "repeated", "dropped"}`; the last three add up to the synthetic rows that came in.
+        The rows, each with `synthetic_origin` and `synthetic_source_id` (None for a given one), and `{"given",
+        "synthetic", "repeated", "dropped"}`; the last three add up to the synthetic rows that came in.
 
     Raises:
         ParameterError: `max_share` is out of range.

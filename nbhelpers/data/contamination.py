@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from nbhelpers.data import chat, cleaning, conversations, duplicates, wording
+from nbhelpers.data import chat, cleaning, column_names, conversations, duplicates, sources, wording
 from nbhelpers.data.cleaning import Cleaned
 
 
@@ -10,6 +10,14 @@ def runs(text: str, size: int) -> list[int]:
     """Hashes of every run of `size` words of a text, in order; none where it is shorter."""
     found = wording.words(text)
     return [hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)]
+
+
+def benchmarks(names: str) -> list:
+    """The Datasets to decontaminate against: files or Hub sets, parted by commas, as `cleaning.validate` reads them."""
+    return [
+        cleaning.validate(column_names.mapping(rows).rename(rows)).rows
+        for rows in (sources.read(name.strip()) for name in names.split(",") if name.strip())
+    ]
 
 
 def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, common: int = 3) -> Cleaned:

@@ -4,6 +4,7 @@ Every row is read into TRL's conversational form, which is either `{"messages"}`
 `{"prompt", "chosen", "rejected"}`, and written from it. A row that a shape cannot hold whole is refused and counted.
 """
 
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -241,6 +242,33 @@ def round_trip(rows, shape: str) -> int:
             )
         compared += 1
     return compared
+
+
+def compare(rows, pairs: list[dict]):
+    """One line a shape: rows, refused, identical after a round trip; as a `pandas.DataFrame`.
+
+    Args:
+        rows: conversations, for `CONVERSATIONS`.
+        pairs: pairs of answers, for `PAIRS`.
+    """
+    import pandas as pd
+
+    lines = {}
+    for shape in (*CONVERSATIONS, *PAIRS):
+        given = pairs if shape in PAIRS else rows
+        done = convert(given, shape)
+        lines[shape] = {"rows": len(done.rows), "refused": sum(done.refused.values())}
+        lines[shape]["identical after a round trip"] = round_trip(given, shape)
+    return pd.DataFrame(lines).T
+
+
+def mismatched_pairs(conversations: list[list[dict]]) -> list[dict]:
+    """Pairs to try conversions on: each question with its own answer chosen and that of the next one rejected."""
+    return [
+        {"prompt": own[:-1], "chosen": own[-1:], "rejected": other[-1:]}
+        for own, other in itertools.pairwise(conversations)
+        if own[-1] != other[-1]
+    ]
 
 
 def _line(row: dict, number: int) -> str:

@@ -53,6 +53,9 @@ def _licence(facts) -> str:
     return expression or one_line or "; ".join(classifiers) or text.partition("\n")[0].strip() or "unknown"
 
 
+PROBLEMS = ("Names and postal addresses are not redacted.", "Near-duplicates that differ in a fact are dropped too.")
+
+
 def write(
     folder: str | Path,
     name: str,

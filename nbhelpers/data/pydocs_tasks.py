@@ -138,6 +138,13 @@ def make_rows(entries: list[dict], max_characters: int = 1_500) -> list[dict]:
     return rows
 
 
+WORDINGS = {
+    "summary": ["What does this do? Answer in one sentence.", "Sum up this docstring in a single line."],
+    "parameters": ["Which parameters does this take? Give a JSON object from name to type, without defaults."],
+    "signature": ["How is this called? Write the signature without types or default values."],
+    "package": ["Which Python package is this from? One word."],
+}  # task -> other ways to say its instruction
+
 NOT_DOCUMENTED = "This docstring documents no parameters."
 
 

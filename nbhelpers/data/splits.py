@@ -125,6 +125,15 @@ def length_class(rows, limits: tuple[int, ...] = (25, 50, 100, 200)) -> list[str
     return [names[bisect.bisect_left(bounds[1:], len(text.split()))] for text in cleaning.texts(rows)]
 
 
+def balance_table(rows, column: str, seed: int = 0):
+    """Rows of each value of a column, as they are and balanced by `under` and `over`, as a `pandas.DataFrame`."""
+    import pandas as pd
+
+    sizes = {"as they are": rows[column][:]}
+    sizes |= {f"balanced, {how}": balance(rows, column, how, seed=seed).rows[column][:] for how in ("under", "over")}
+    return pd.DataFrame({name: pd.Series(values).value_counts() for name, values in sizes.items()})
+
+
 def balance(rows, column: str, how: str = "under", most: float = 1.0, seed: int = 0) -> Cleaned:
     """Rows with the values of `column` in balance.
 

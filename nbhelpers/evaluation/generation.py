@@ -161,9 +161,20 @@ def _shared_length(model, ids: list[list[int]]) -> int:
 
 @contextlib.contextmanager
 def lean(model):
-    """Within the block a forward pass makes no needless copies; what it computes stays the same to rounding."""
-    with fast_paths.grouped_attention(model.device.type), fast_paths.in_place_lora(model):
-        yield
+    """Within the block a forward pass makes no needless copies; what it computes stays the same to rounding.
+
+    A mixture of experts gives no router logits, which only its training needs, and which fail beside a cache.
+    """
+    config = model.config
+    routers = getattr(config, "output_router_logits", None)
+    if routers:
+        config.output_router_logits = False
+    try:
+        with fast_paths.grouped_attention(model.device.type), fast_paths.in_place_lora(model):
+            yield
+    finally:
+        if routers:
+            config.output_router_logits = routers
 
 
 def begun(model, ids: list[list[int]], dtype: str | None, most: int | None = None):

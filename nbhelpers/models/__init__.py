@@ -2,6 +2,7 @@
 
 - `adapters`: what each method trains and adds; bottleneck adapters
 - `audits`: checks of tokenised rows for mistakes that train without complaint
+- `base_models`: base models made to speak a chat template
 - `budget`: KV cache, the models of RLHF, disk
 - `embedded`: the models that need no hub
 - `encoding`: messages as token ids and labels

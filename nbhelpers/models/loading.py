@@ -91,7 +91,7 @@ def load_tokenizer(model_id: str, revision: str | None = None):
         raise ModelError(f"The tokenizer of {model_id} could not be loaded: {_reason(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if said := templates.make_trainable(tokenizer):
+    for said in filter(None, (templates.fix_date(tokenizer), templates.make_trainable(tokenizer))):
         print(said)
     return tokenizer
 
@@ -100,17 +100,26 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=None, revision: str | None = None):
+def load(
+    model_id: str,
+    dtype: str,
+    device: str = "cpu",
+    quantization_config=None,
+    revision: str | None = None,
+    check_tokenizer: bool = True,
+):
     """`(model, tokenizer)` ready to train or generate: left alone on disk, on `device`, in `dtype`.
 
     Args:
         model_id: as for `fetch`.
         dtype: float32, bfloat16 or float16; with a quantisation, of what stays unquantised.
         quantization_config: e.g. `four_bit("bfloat16")`; None: that of a model that was saved quantised, else none.
+        check_tokenizer: whether the tokenizer's tokens must have rows in the embedding.
 
     Raises:
-        ModelError: as for `fetch`, or a model that transformers cannot load, needs code from its repository, or has
-            weights missing or of another shape (they would silently be random numbers).
+        ModelError: as for `fetch`, or a model that transformers cannot load, needs code from its repository, has
+            weights missing or of another shape (they would silently be random numbers), or a tokenizer with tokens that
+            the embedding has no rows for.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -142,7 +151,31 @@ def load(model_id: str, dtype: str, device: str = "cpu", quantization_config=Non
     if "compressed" in str(method).lower():  # it is unpacked, with bars of its own, in the first forward pass
         with contextlib.redirect_stderr(io.StringIO()):
             model(input_ids=model.dummy_inputs["input_ids"].to(model.device)[:, :1])
-    return model, load_tokenizer(model_id, revision)
+    tokenizer = load_tokenizer(model_id, revision)
+    if check_tokenizer:
+        _check_tokenizer(model_id, tokenizer, model.get_input_embeddings().num_embeddings)
+    return model, tokenizer
+
+
+def _check_tokenizer(model_id: str, tokenizer, rows: int) -> None:
+    """Raises ModelError where text can become a token that the embedding has no row for.
+
+    A special token that neither the template nor the ends of texts use, such as an image's, may be without one.
+    """
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    beyond = [
+        token
+        for token, number in tokenizer.get_vocab().items()
+        if number >= rows and (token not in special or token in used or token in (tokenizer.chat_template or ""))
+    ]
+    if beyond:
+        named = ", ".join(repr(token) for token in sorted(beyond)[:5])
+        raise ModelError(
+            f"{model_id}: the tokenizer has {len(beyond)} tokens beyond the {rows:,} rows of the embedding ({named}). "
+            f"Their first use would be an index out of range. Call model.resize_token_embeddings({len(tokenizer)}) and "
+            "save the model, or take the tokenizer that belongs to the weights."
+        )
 
 
 def _keep_as_stored(model) -> None:
@@ -196,29 +229,3 @@ def attach(model_id: str, adapter: Path, dtype: str, device: str = "cpu", quanti
 
     model, tokenizer = load(model_id, dtype, device, quantization_config)
     return for_inference(PeftModel.from_pretrained(model, adapter), dtype), tokenizer
-
-
-def adopt_template(model, tokenizer, source: str) -> list[int]:
-    """Give a base model, which has no chat template, that of another one, in place (TRL's `clone_chat_template`).
-
-    Tokens of the template that the tokenizer lacks are added and the embeddings resized; their rows begin as the mean
-    of the others and say nothing until they are trained: `LoraConfig(..., trainable_token_indices=ids)`.
-
-    Args:
-        source: `model_id` of the model whose template, end token and special tokens are taken over.
-
-    Returns: the ids of the tokens that were added.
-
-    Raises:
-        ModelError: the tokenizer has a template already, or `source` has none.
-    """
-    from trl import clone_chat_template
-
-    if tokenizer.chat_template:
-        raise ModelError("The tokenizer has a chat template, which the model was trained with: keep it.")
-    if not load_tokenizer(source).chat_template:
-        raise ModelError(f"{source} has no chat template to take over: name an instruction-tuned model.")
-    _, _, added = clone_chat_template(model, tokenizer, str(fetch(source)))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return added

@@ -21,6 +21,14 @@ def token_lengths(rows, tokenizer, batch_size: int = 1_000):
     return np.array(lengths, dtype=np.int64)
 
 
+def short_rows(rows, lengths, count: int, seed: int = 0):
+    """`count` rows of a `Dataset`, or all there are, drawn by the seed from the shortest quarter."""
+    import numpy as np
+
+    short = np.flatnonzero(lengths <= np.quantile(lengths, 0.25))
+    return rows.select(np.random.default_rng(seed).permutation(short)[:count].tolist())
+
+
 def _lengths(lengths: Sequence[int]):
     import numpy as np
 

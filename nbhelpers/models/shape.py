@@ -9,6 +9,13 @@ from nbhelpers.core.errors import ModelError
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # as Mixtral, Qwen and DeepSeek call their number
 NOT_COUNTED = ("kv_lora_rank", "n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace")
+_OTHER_NAMES = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "ffn_dim": "intermediate_size",
+}  # of GPT-2 and OPT
 NOT_GATED = ("phi", "gpt_neox", "gpt2", "opt", "bloom", "starcoder2")  # an MLP of two matrices, and LayerNorm
 
 
@@ -27,6 +34,7 @@ class Shape:
             (up, down) and LayerNorm, as in Phi-1.5 and GPT-NeoX.
         experts: MLPs of a block; all of them lie in memory.
         experts_per_token: MLPs that a token goes through: what time follows from.
+        positions: rows of a learned embedding of positions; 0 where positions are rotations.
     """
 
     hidden_size: int
@@ -40,6 +48,7 @@ class Shape:
     gated: bool = True
     experts: int = 1
     experts_per_token: int = 1
+    positions: int = 0
 
     @classmethod
     def of(cls, folder: Path) -> "Shape":
@@ -50,14 +59,16 @@ class Shape:
             raise ModelError(f"{folder}: config.json cannot be read as the numbers of a model ({error}).") from error
         except KeyError as error:
             raise ModelError(
-                f"{folder}: config.json has no {error}, so that memory and time cannot be predicted. Take a Llama-like "
-                "model (Llama, Qwen, Mistral, Gemma, SmolLM)."
+                f"{folder}: config.json has no {error}, so that memory and time are not known for this architecture."
             ) from error
 
     @classmethod
     def from_config(cls, config: dict) -> "Shape":
         """From the entries of a config.json. Raises KeyError where it is of another kind of model."""
         config = config.get("text_config", config)
+        config = {_OTHER_NAMES.get(name, name): value for name, value in config.items()} | config
+        if config.get("model_type") in ("gpt2", "opt") and not config.get("intermediate_size"):
+            config["intermediate_size"] = 4 * config["hidden_size"]
         if other := [name for name in NOT_COUNTED if config.get(name)]:
             raise ModelError(
                 f"The config has {', '.join(other)}: attention or experts of a kind that is not counted here."
@@ -75,6 +86,9 @@ class Shape:
             vocabulary=config["vocab_size"],
             tied=config.get("tie_word_embeddings", True),
             gated=config.get("model_type") not in NOT_GATED,
+            positions=config.get("n_positions") or config["max_position_embeddings"]
+            if config.get("model_type") in ("gpt2", "opt")
+            else 0,
             experts=experts,
             experts_per_token=config.get("num_experts_per_tok") or 1 if experts > 1 else 1,
         )
@@ -138,7 +152,8 @@ class Shape:
         """All weights: linear layers, norms, routers, embedding and, where it is not tied, the head."""
         norms = (2 * self.layers + 1) * self.hidden_size
         routers = self.layers * self.hidden_size * self.experts if self.experts > 1 else 0
-        return self.linear_parameters + norms + routers + self.head_parameters * (1 if self.tied else 2)
+        embeddings = self.head_parameters * (1 if self.tied else 2) + self.positions * self.hidden_size
+        return self.linear_parameters + norms + routers + embeddings
 
     def lora_parameters(self, rank: int, target_modules: tuple[str, ...] | None = None) -> int:
         """Weights of a LoRA of this rank: rank x (inputs + outputs) each (Hu et al. 2021, section 4.1).

@@ -6,9 +6,11 @@ Rendering is transformers' own, in its sandbox.
 import contextlib
 import json
 import re
+from datetime import date
 
 from nbhelpers.core.errors import AuditError, DataError, ModelError
 
+_DAY = date(2024, 7, 26)  # the day that Llama 3's own template falls back on
 _CONTENT = "\ue000content\ue000"  # private use: no template and no text has it
 
 
@@ -24,8 +26,8 @@ def render(messages: list[dict], tokenizer, add_generation_prompt: bool = False)
     if not tokenizer.chat_template:
         raise ModelError(
             f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so nobody knows how it "
-            "writes a conversation. Take the instruction-tuned variant of the model, set tokenizer.chat_template to "
-            "the template that it will be served with, or take over that of another model: loading.adopt_template."
+            "writes a conversation. Set the parameter chat_template, for example to chatml, or take the variant of the "
+            "model that was tuned for chats."
         )
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
@@ -112,6 +114,25 @@ def make_trainable(tokenizer) -> str:
         tokenizer.chat_template = own
         return ""
     return "The model's own chat template rewrites earlier turns; TRL's training template of its family stands for it."
+
+
+def fix_date(tokenizer) -> str:
+    """Have a template that writes today's date write one fixed day, and say so; empty where it writes none.
+
+    Otherwise a training that was cut off could not go on tomorrow, since its prompts would be others, and no run could
+    be repeated. The tokenizer that is saved keeps the day, so that what is served renders what was trained.
+    """
+    if "strftime_now" not in (tokenizer.chat_template or ""):
+        return ""
+
+    def written(match: re.Match) -> str:
+        return repr(_DAY.strftime(match[2]))
+
+    fixed = re.sub(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", written, tokenizer.chat_template)
+    tokenizer.chat_template = re.sub(r"strftime_now is (not )?defined", r"true is \1true", fixed)
+    return (
+        f"The chat template writes today's date; here it always writes {_DAY:%d %B %Y}, so that runs can be repeated."
+    )
 
 
 def _keeps_its_prompts(tokenizer) -> bool:

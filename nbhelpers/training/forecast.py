@@ -1,10 +1,12 @@
 """What a training is expected to take, in memory, time and money, and what it took."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from nbhelpers.core import hardware, memory_usage
+from nbhelpers.core.errors import ModelError
 from nbhelpers.cost import prices, training_time
 from nbhelpers.models import budget, encoding, loading, memory, memory_limits
 from nbhelpers.training import batching
@@ -68,6 +70,8 @@ def expected(run, method: str, train_dataset, **options) -> Forecast:
 def forecast(run, name: str, method: str, train_dataset) -> Forecast:
     """`expected`, recorded in the run and printed beside the free memory.
 
+    Of an architecture that `Shape` does not know, nothing is predicted; that is said, and the training goes on.
+
     Args:
         name: the variant, under which the prediction and later the measurement are recorded.
 
@@ -75,8 +79,13 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
         ResourceError: it would not fit even if the prediction were too high by its error margin, or the disk has no
             room for what it will write (`force` overrides both).
     """
-    p, found, plan = run.parameters, expected(run, method, train_dataset), count_tokens(run, train_dataset)
-    shape = memory.Shape.of(loading.fetch(p.model_id))
+    p, plan = run.parameters, count_tokens(run, train_dataset)
+    try:
+        shape = memory.Shape.of(loading.fetch(p.model_id))
+    except ModelError as error:
+        print(f"{name:8} {plan.tokens:,} tokens; not predicted: {error}")
+        return Forecast({}, math.nan, math.nan)
+    found = expected(run, method, train_dataset)
     _, changes = memory_limits.remedies(
         shape, method, run.dtype, plan, p.per_device_train_batch_size, thorough=True, device=run.hardware.device,
         lora_rank=p.lora_rank, gradient_checkpointing=p.gradient_checkpointing,
@@ -93,6 +102,8 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
 
 def _off(expected: float, found: float) -> str:
     """How far a prediction was off; a rise of nothing happens where a process reuses memory that it holds already."""
+    if not expected or math.isnan(expected):
+        return "not predicted"
     return f"{expected / found - 1:+.0%}" if found else "nothing to compare"
 
 
@@ -118,7 +129,7 @@ def measured(run, forecasts: dict[str, Forecast], trainings: dict, peaks: dict[s
             ("peak memory (MiB)", "predicted"): round(expected.peak_memory_bytes / 2**20),
             ("peak memory (MiB)", "measured"): round(found[0] / 2**20),
             ("peak memory (MiB)", "off by"): _off(expected.peak_memory_bytes, found[0]),
-            ("time (s)", "predicted"): round(expected.seconds),
+            ("time (s)", "predicted"): "" if math.isnan(expected.seconds) else round(expected.seconds),
             ("time (s)", "after 3 steps"): round(probe) if probe else "",
             ("time (s)", "measured"): round(training.seconds),
             ("time (s)", "off by"): _off(expected.seconds, training.seconds),

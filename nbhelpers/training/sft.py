@@ -4,6 +4,7 @@
 first step. Everything else (LoRA, data collation, optimizer, schedule, logging) is TRL's and transformers' own.
 """
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from trl import SFTTrainer as TRLSFTTrainer
 from nbhelpers.core.errors import AuditError, NotebookError
 from nbhelpers.core.seeding import seed_everything
 from nbhelpers.evaluation import likelihood
-from nbhelpers.models import audits, encoding, fast_paths
+from nbhelpers.models import audits, base_models, encoding, fast_paths
 from nbhelpers.training import batching, checkpoints, monitoring, session
 from nbhelpers.training.callbacks import Watch
 from nbhelpers.training.session import Session, Training
@@ -30,9 +31,14 @@ class SFTTrainer(Session, TRLSFTTrainer):
     - No mask for padding on the right, which a causal model never looks at (`forward.labelled_logits` does both).
     - LoRA's update is computed in place (`fast_paths.in_place_lora`).
     - Entropy and token accuracy are not computed.
+
+    A mixture of experts that balances its experts by a loss of their own (`output_router_logits`) takes TRL's own way.
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if getattr(self.model.config, "output_router_logits", False):  # a mixture of experts, whose loss has more terms
+            self.count(inputs)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         logits, targets = fast_paths.labelled_logits(model, head, inputs)
         smoothing = self.args.label_smoothing_factor
@@ -136,6 +142,9 @@ def sft_trainer(
         AuditError: as `audits.audit`.
     """
     audits.audit(train_dataset, tokenizer, model)
+    peft_config = copy.deepcopy(peft_config)  # PEFT writes into it which layers of this model it found
+    if peft_config is not None and (added := base_models.added_tokens(model)):
+        peft_config.trainable_token_indices = added
     seed_everything(run.parameters.seed)  # an adapter begins with random numbers, whatever ran before
     config = sft_config(run, **overrides)
     config.output_dir = str(Path(config.output_dir, name))
