@@ -193,7 +193,7 @@ def _keep_as_stored(model) -> None:
 def model_hash(model_id: str, revision: str | None = None) -> str:
     """sha256 over the names and contents of a model's weights and tokenizer: equal for equal ones anywhere."""
     folder = fetch(model_id, revision)
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.*")])
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.*"), *folder.glob("base_model.json")])
     parts = {file.name: sha256_of(file) for file in files}
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

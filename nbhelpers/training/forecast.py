@@ -8,7 +8,7 @@ import numpy as np
 from nbhelpers.core import hardware, memory_usage
 from nbhelpers.core.errors import ModelError
 from nbhelpers.cost import prices, training_time
-from nbhelpers.models import budget, encoding, loading, memory, memory_limits
+from nbhelpers.models import adapters, budget, encoding, loading, memory, memory_limits
 from nbhelpers.training import batching
 
 RECORDED = ("peak_memory_bytes", "seconds", "dollars")  # predicted and measured under the same names
@@ -98,6 +98,29 @@ def forecast(run, name: str, method: str, train_dataset) -> Forecast:
     print(f"{name:8} {fits}; {plan.tokens:,} tokens in about {found.seconds:.0f} s, ${found.dollars:.4f}")
     run.predict(**{f"{name}.{key}": getattr(found, key) for key in RECORDED})
     return found
+
+
+def saved_activations(run, methods: dict):
+    """Bytes that autograd keeps per token and block, by tensor: a `pandas.DataFrame` with a column for each method.
+
+    Args:
+        methods: name -> the PEFT configuration, or None for full fine-tuning.
+
+    An empty table of an architecture that `Shape` does not know.
+    """
+    import pandas as pd
+
+    try:
+        shape = memory.Shape.of(loading.fetch(run.parameters.model_id))
+    except ModelError:
+        return pd.DataFrame(columns=list(methods))
+    on_cpu, mixed = run.hardware.device == "cpu", run.dtype != "float32"
+    kept = {
+        name: memory.kept_tensors(shape, run.dtype, *((None, mixed) if config is None else (width, False)), on_cpu)
+        for name, config in methods.items()
+        for width in [None if config is None else adapters.kept_width(shape, config)]
+    }
+    return pd.DataFrame(kept).fillna(0).astype(int).rename_axis("bytes per token and block")
 
 
 def _off(expected: float, found: float) -> str:

@@ -467,37 +467,6 @@ def test_a_saved_adapter_has_what_serves_it_and_loads_in_one_line(tmp_path):
     assert stops.pad_token_id == tokenizer.pad_token_id
 
 
-def test_a_base_model_takes_over_a_template_and_trains_the_rows_that_are_new(tmp_path):
-    from test_templates import tokenizer_of
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from nbhelpers.models import audits, encoding
-
-    tokenizer = tokenizer_of(["<s>", "</s>"], "</s>", None)
-    before = len(tokenizer)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    base = LlamaForCausalLM(LlamaConfig(vocab_size=before, tie_word_embeddings=True, **sizes))
-    with pytest.raises(ModelError, match=r"no chat template.*loading\.adopt_template"):
-        encoding.encode([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}], tokenizer)
-    added = loading.adopt_template(base, tokenizer, "smoke")
-    assert tokenizer.eos_token == "<|im_end|>"
-    assert {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_start|>")} <= set(added)
-    assert min(added) >= before
-    assert base.get_input_embeddings().num_embeddings == len(tokenizer)
-    row = encoding.encode([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}], tokenizer)
-    audits.audit([row], tokenizer, base)
-    start = base.get_input_embeddings().weight.detach().clone()
-    tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=added))
-    optimizer = torch.optim.SGD([w for w in tuned.parameters() if w.requires_grad], lr=1.0)
-    tuned(**{name: torch.tensor([ids]) for name, ids in row.items()}).loss.backward()
-    optimizer.step()
-    moved = (tuned.merge_and_unload().get_input_embeddings().weight - start).abs().amax(1)
-    assert moved[:before].max() == 0, "what the base knew stays"
-    assert moved[tokenizer.eos_token_id] > 0
-    with pytest.raises(ModelError, match="has a chat template"):
-        loading.adopt_template(base, tokenizer, "smoke")
-
-
 @pytest.mark.filterwarnings("ignore:Could not find a config file")
 def test_an_adapter_names_its_base_by_its_hub_id_not_by_a_folder_of_this_machine(tmp_path, tokenizer):
     tuned = with_adapter(loading.load("smoke", "float32")[0])

@@ -102,6 +102,8 @@ def test_has_one_parameters_cell_of_commented_literals(path):
         "model_id",
         "dataset",
         "columns",
+        "chat_template",
+        "add_template_tokens",
         "split_column",
         "language",
         "benchmarks",

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig
-from test_sft import run
+from small_run import run
 
 from nbhelpers.core.errors import ModelError
 from nbhelpers.evaluation import generation, likelihood

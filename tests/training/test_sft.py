@@ -14,31 +14,17 @@ import torch
 import trl
 from closeness import assert_same
 from peft import LoraConfig
+from small_run import CPU, run
 
 from nbhelpers.core import memory_usage
 from nbhelpers.core.errors import AuditError, DivergedError, NotebookError
 from nbhelpers.core.hardware import Hardware
-from nbhelpers.core.profiles import PROFILES
 from nbhelpers.core.storage import repository_root
 from nbhelpers.models import encoding, fast_paths, loading, memory, memory_limits
 from nbhelpers.training import batching, callbacks, forecast, row_encoding, sft
 
-CPU = Hardware("cpu", 2, 2**34, None, 0, "Linux")
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 T4 = Hardware("cpu", 2, 2**34, "Tesla T4", 2**34, "Linux")
-
-
-def run(tmp_path, hardware=CPU, dtype="float32", **changes):
-    parameters = SimpleNamespace(
-        max_steps=3, per_device_train_batch_size=4, gradient_accumulation_steps=1, learning_rate=1e-3, seed=0,
-        gradient_checkpointing=False, report_to="none", lora_rank=4, model_id="smoke", force=False,
-    )  # fmt: skip
-    parameters.__dict__.update(changes)
-    recorded = {}
-    return SimpleNamespace(
-        parameters=parameters, hardware=hardware, dtype=dtype, folder=tmp_path, profile=PROFILES["smoke"],
-        predict=lambda **kw: recorded.update(kw), measure=lambda **kw: recorded.update(kw), recorded=recorded,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
