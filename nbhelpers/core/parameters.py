@@ -89,6 +89,8 @@ def _type_problem(parameter: Parameter, value: Any) -> str | None:
     hint = ""
     if kind == "str" and "float" in allowed and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.I):
         hint = f"; YAML reads {value} as text: write {float(value)!r} with a decimal point, or pass it with -p"
+    if kind in ("int", "float", "bool") and allowed - {"None"} == {"str"}:
+        hint = f"; papermill -p guesses types: pass -r {parameter.name} {value}, which keeps it text"
     return f"{parameter.name}={value!r} is {kind}, expected {wanted}{hint}"
 
 

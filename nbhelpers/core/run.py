@@ -83,10 +83,16 @@ class Run:
         resolved = presets | resolved | {"profile": profile.name}
         root = storage.repository_root()
         folder = Path(root, Path(resolved["output_dir"]).expanduser(), resolved["run_id"], notebook)
-        for stale in (folder / "metrics.json", *folder.glob("figures/*.png")):
-            stale.unlink(missing_ok=True)
-        for name in ("figures", "artifacts"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        try:
+            for stale in (folder / "metrics.json", *folder.glob("figures/*.png")):
+                stale.unlink(missing_ok=True)
+            for name in ("figures", "artifacts"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ParameterError(
+                f"Nothing was started; output_dir={resolved['output_dir']!r} cannot be written to: {error.strerror} "
+                f"({error.filename}). Name another folder, or make that one writable."
+            ) from error
         if "seed" in resolved:  # a notebook that only plans draws nothing
             seeding.seed_everything(resolved["seed"])
         manifest = {
@@ -133,9 +139,13 @@ class Run:
         return all(given[name] == declared[name] for name in declared.keys() - BOOKKEEPING - {"profile"})
 
     def command(self) -> str:
-        """The papermill command that runs this notebook again, with the parameters that differ from its own."""
+        """The papermill command that gives this result again: with the parameters that differ from the notebook's own."""
         declared, given = self.manifest["declared"], self.manifest["parameters"]
-        changed = [f"-p {name} {value!r}" for name, value in given.items() if value != declared[name]]
+        changed = [
+            f"-p {name} {value!r}"
+            for name, value in given.items()
+            if value != declared[name] and name not in BOOKKEEPING
+        ]
         return " ".join((f"papermill notebooks/{self.notebook}.ipynb out.ipynb", *changed))
 
     def having(self, **values: Any) -> "Run":

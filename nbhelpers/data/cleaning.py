@@ -231,8 +231,16 @@ def normalise(rows, strip_markup: bool | None = None) -> Cleaned:
 
 
 def keep_language(rows, language: str = "en", **limits) -> Cleaned:
-    """Drop rows with a `quality.language_problem`; `limits` are its arguments."""
-    return filtered("language", rows, [quality.language_problem(text, language, **limits) for text in texts(rows)])
+    """Drop rows with a `quality.language_problem`; `limits` are its arguments.
+
+    A conversation stays where one of its turns is surely in the language: it may be about another one.
+    """
+    verdicts = [quality.language_problem(text, language, **limits) for text in texts(rows)]
+    if "messages" in rows.column_names:
+        for i in [i for i, verdict in enumerate(verdicts) if verdict]:
+            if any(quality.is_surely_in(turn["content"], language, **limits) for turn in rows[i]["messages"]):
+                verdicts[i] = None
+    return filtered("language", rows, verdicts)
 
 
 def filter_quality(rows, **limits) -> Cleaned:

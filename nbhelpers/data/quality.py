@@ -33,13 +33,23 @@ def language_problem(
     """
     if language not in (known := _identifier().labels):
         raise ParameterError(f"language={language!r} is not one of the ISO 639-1 codes {', '.join(sorted(known))}.")
+    found, probability = _language(text, min_letters)
+    return ("language", f"{found} {probability:.2f}") if found != language and probability >= min_probability else None
+
+
+def is_surely_in(text: str, language: str, min_probability: float = 0.8, min_letters: int = 40) -> bool:
+    """Whether the prose of a text is surely in a language, by the same measure."""
+    found, probability = _language(text, min_letters)
+    return found == language and probability >= min_probability
+
+
+def _language(text: str, min_letters: int) -> tuple[str, float]:
+    """The language of the prose of a text and how probable it is; 0 where there is too little of it to tell."""
     prose = " ".join(_NOT_PROSE.sub(" ", text[:3_000]).split())[:300]
     letters = sum(map(str.isalpha, prose))
     if letters >= min_letters or (not prose.isascii() and letters >= 15):
-        found, probability = _identifier().classify(prose)
-        if found != language and probability >= min_probability:
-            return "language", f"{found} {probability:.2f}"
-    return None
+        return _identifier().classify(prose)
+    return "", 0.0
 
 
 _BOILERPLATE = re.compile(  # in small letters

@@ -124,6 +124,11 @@ def test_a_value_of_the_right_type_and_range_is_returned(name, value):
         ("learning_rate", math.nan, "learning_rate=nan is outside"),
         ("learning_rate", [1e-4], "learning_rate=[0.0001] is list, expected float"),
         ("force", 1, "force=1 is int, expected bool"),
+        (
+            "run_id",
+            5,
+            "run_id=5 is int, expected str; papermill -p guesses types: pass -r run_id 5, which keeps it text",
+        ),
         ("profile", "gpu", "profile='gpu' is not one of auto, smoke, cpu, t4, rtx4090, a100, h100"),
         ("study", None, "study=None is NoneType, expected str"),
         ("report_to", "email", "report_to='email' is not one of none, tensorboard"),
@@ -204,6 +209,18 @@ def test_all_that_is_wrong_is_reported_at_once_and_nothing_is_written(start, tmp
     assert [re.match(r"\w+", problem)[0] for problem in problems] == expected
     assert files(tmp_path) == set()
     assert random.getstate() == before
+
+
+def test_an_output_dir_that_cannot_be_written_to_is_named_with_the_remedy(start, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ParameterError, match=r"output_dir='.*file' cannot be written to: Not a directory .*Name another"
+    ):
+        start(output_dir=str(tmp_path / "file"))
+
+
+def test_a_run_says_the_command_that_repeats_it(start):
+    assert start(injected="max_steps = 7\n").command() == "papermill notebooks/02_tiny.ipynb out.ipynb -p max_steps 7"
 
 
 def test_a_run_having_other_values_is_the_same_run_otherwise(start):

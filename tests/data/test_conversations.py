@@ -131,3 +131,12 @@ def test_markup_goes_from_plain_text_and_from_answers_only_where_that_is_asked_f
     messages = cleaning.validate([{"messages": chat("What first?", text)}]).rows
     assert conversations.answer(cleaning.normalise(messages).rows["messages"][0]) == text
     assert conversations.answer(cleaning.normalise(messages, strip_markup=True).rows["messages"][0]) == plain
+
+
+def test_a_translation_stays_and_a_conversation_in_another_language_goes():
+    english = "How would you say in French that the meeting was moved to Thursday because of the strike?"
+    french = "La réunion a été déplacée à jeudi en raison de la grève, et tout le monde a été prévenu par courrier."
+    ask_in_french = "Pourquoi la réunion a-t-elle été déplacée à jeudi, et qui a été prévenu par courrier hier soir ?"
+    data = cleaning.validate([{"messages": chat(english, french)}, {"messages": chat(ask_in_french, french)}]).rows
+    assert [name for name, *_ in cleaning.keep_language(data).log] == ["row-2"]
+    assert len(cleaning.keep_language(data, "fr").rows) == 2
