@@ -139,7 +139,7 @@ class Run:
         return all(given[name] == declared[name] for name in declared.keys() - BOOKKEEPING - {"profile"})
 
     def command(self) -> str:
-        """The papermill command that gives this result again: with the parameters that differ from the notebook's own."""
+        """The papermill command that gives this result again, with what differs from the notebook's own parameters."""
         declared, given = self.manifest["declared"], self.manifest["parameters"]
         changed = [
             f"-p {name} {value!r}"

@@ -16,13 +16,13 @@ from nbhelpers.models.shape import Shape
 def updates(model, before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What training added to each weight matrix, by its name in the model without PEFT, in float32 on the CPU.
 
-    Of LoRA it is scaling B A of the adapted matrices, which no rounding of a merge has touched; of another model the
-    difference from `before`, the matrices as they were.
+    Of LoRA it is scaling B A of the adapted matrices, which no rounding of a merge has touched (experts that lie in one
+    tensor are left out); of another model the difference from `before`, the matrices as they were.
     """
     low_rank = {
         f"{name.removeprefix('base_model.model.')}.weight": layer.get_delta_weight(adapter).detach().float().cpu()
         for name, layer in model.named_modules()
-        if isinstance(layer, LoraLayer)
+        if isinstance(layer, LoraLayer) and getattr(layer.get_base_layer(), "weight", None) is not None
         for adapter in layer.active_adapters
     }
     now = dict(model.named_parameters())

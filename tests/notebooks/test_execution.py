@@ -88,8 +88,30 @@ def sharegpt_with_broken_rows(folder):
     return "rows.jsonl", ()
 
 
+def rows_of_one_length(folder):
+    rows = [{"prompt": f"Which number follows {i} in counting?", "completion": str(i + 1)} for i in range(1_000, 1_060)]
+    (folder / "rows.json").write_text(
+        "".join(json.dumps(row | {"origin": "", "source_id": "x"}) + "\n" for row in rows)
+    )
+    return "rows.json", ()
+
+
+def turns_of_tools(folder):
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": f"look up {i}"},
+                      {"role": "tool", "content": f"wheel {i}"}, {"role": "assistant", "content": a}]}
+        for i, (q, a) in enumerate(QUESTIONS)
+    ]  # fmt: skip
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "rows.jsonl", ()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [csv_with_names_of_its_own, sharegpt_with_broken_rows], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [csv_with_names_of_its_own, sharegpt_with_broken_rows, rows_of_one_length, turns_of_tools],
+    ids=lambda make: make.__name__,
+)
 def test_a_file_of_ones_own_is_cleaned_by_parameter_alone(make, tmp_path):
     name, arguments = make(tmp_path)
     arguments = (
@@ -109,7 +131,8 @@ def test_a_file_of_ones_own_is_cleaned_by_parameter_alone(make, tmp_path):
     folder = tmp_path / "outputs" / "test" / "01_data_preparation"
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     assert metrics["rows.schema"]["value"] == len(QUESTIONS)  # the broken rows were dropped, and counted:
-    assert metrics["rows.schema"]["n"] == len(QUESTIONS) + (2 if name == "rows.csv" else 5)
+    broken = {csv_with_names_of_its_own: 2, sharegpt_with_broken_rows: 5}.get(make, 0)
+    assert metrics["rows.schema"]["n"] == len(QUESTIONS) + broken
     source = sources.load(str(folder / "artifacts" / "dataset"))
     assert len(source.train) > len(source.test) > 0
 
