@@ -90,9 +90,8 @@ def sharegpt_with_broken_rows(folder):
 
 def rows_of_one_length(folder):
     rows = [{"prompt": f"Which number follows {i} in counting?", "completion": str(i + 1)} for i in range(1_000, 1_060)]
-    (folder / "rows.json").write_text(
-        "".join(json.dumps(row | {"origin": "", "source_id": "x"}) + "\n" for row in rows)
-    )
+    rows = [row | {"origin": "", "source_id": "x"} for row in rows]
+    (folder / "rows.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return "rows.json", ()
 
 
