@@ -113,7 +113,10 @@ def wrong_references(text: str) -> list[str]:
 
 
 MENTIONED = {name: mentioned(ast.parse(file.read_text(encoding="utf-8"))) for name, file in MODULES.items()}
-PROSE = [*FILES, *(ROOT / name for name in ("README.md", "data/README.md", "benchmarks/UPSTREAM.md"))]
+PROSE = [
+    *FILES,
+    *(ROOT / name for name in ("README.md", "data/README.md", "benchmarks/UPSTREAM.md", "benchmarks/README.md")),
+]
 
 
 @pytest.mark.parametrize("file", PROSE, ids=lambda file: file.relative_to(ROOT).as_posix())
