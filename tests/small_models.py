@@ -8,12 +8,12 @@ from nbhelpers.models import saving
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"max_position_embeddings": 512}
 GROUPED = SIZES | {"num_key_value_heads": 2}
-GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 2048}
 OPT = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32}
 EXPERTS = {"num_experts_per_tok": 2, "output_router_logits": True}
 ARCHITECTURES = {  # name -> its configuration, and how far off the predicted number of weights may be, of the counted
     "gpt2": ("GPT2Config", GPT2, 0.02),  # biases are not counted
-    "opt": ("OPTConfig", OPT | {"max_position_embeddings": 512}, 0.02),
+    "opt": ("OPTConfig", OPT | {"max_position_embeddings": 2048}, 0.02),
     "phi3": ("Phi3Config", GROUPED, 0),  # q, k, v are one matrix, gate and up another
     "qwen2": ("Qwen2Config", GROUPED, 0.01),
     "qwen3": ("Qwen3Config", GROUPED | {"head_dim": 16}, 0.01),

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from nbhelpers.core.errors import ModelError
 from nbhelpers.models import encoding, fast_paths, templates
+from nbhelpers.models.shape import LEARNED_POSITIONS
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def continue_tokens(
     if temperature:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+    _check_positions(model, max(map(len, ids), default=0), max_new_tokens)
     stops = sorted(encoding.stop_token_ids(tokenizer, model))
     written: dict[int, list[int]] = {}
     was_training = model.training
@@ -101,6 +104,16 @@ def continue_tokens(
     contiguous.remove()
     model.train(was_training)
     return [written[i] for i in range(len(ids))]
+
+
+def _check_positions(model, longest: int, new: int) -> None:
+    """Raises ModelError where a model that learned its positions one by one has too few of them."""
+    config = model.config
+    if config.model_type in LEARNED_POSITIONS and longest + new > config.max_position_embeddings:
+        raise ModelError(
+            f"A prompt of {longest:,} tokens and {new} new ones are more than the {config.max_position_embeddings:,} "
+            "positions that this model has learned. Lower max_length, or take a model with rotary positions."
+        )
 
 
 def _write(model, batch: dict, past: dict, max_new_tokens: int, stops: list[int], **options) -> list[list[int]]:

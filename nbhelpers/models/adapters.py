@@ -40,6 +40,12 @@ class Bottlenecks:
         add_bottlenecks(model, self.size, self.layers)
 
 
+def has_formula(model, shape: Shape) -> bool:
+    """Whether `count` is written for a model: each of Llama's linear layers is one of its own, and no MLP is many."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return shape.experts == 1 and shape.linear_layers.keys() <= names
+
+
 def count(shape: Shape, config) -> int:
     """How many numbers a method trains in a Llama-like model of this shape, by the formula of its paper.
 

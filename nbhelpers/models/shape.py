@@ -9,6 +9,7 @@ from nbhelpers.core.errors import ModelError
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # as Mixtral, Qwen and DeepSeek call their number
 NOT_COUNTED = ("kv_lora_rank", "n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace")
+LEARNED_POSITIONS = ("gpt2", "opt")  # each position has a row of its own, and there are no more
 _OTHER_NAMES = {
     "n_embd": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -67,7 +68,7 @@ class Shape:
         """From the entries of a config.json. Raises KeyError where it is of another kind of model."""
         config = config.get("text_config", config)
         config = {_OTHER_NAMES.get(name, name): value for name, value in config.items()} | config
-        if config.get("model_type") in ("gpt2", "opt") and not config.get("intermediate_size"):
+        if config.get("model_type") in LEARNED_POSITIONS and not config.get("intermediate_size"):
             config["intermediate_size"] = 4 * config["hidden_size"]
         if other := [name for name in NOT_COUNTED if config.get(name)]:
             raise ModelError(
@@ -87,7 +88,7 @@ class Shape:
             tied=config.get("tie_word_embeddings", True),
             gated=config.get("model_type") not in NOT_GATED,
             positions=config.get("n_positions") or config["max_position_embeddings"]
-            if config.get("model_type") in ("gpt2", "opt")
+            if config.get("model_type") in LEARNED_POSITIONS
             else 0,
             experts=experts,
             experts_per_token=config.get("num_experts_per_tok") or 1 if experts > 1 else 1,

@@ -62,7 +62,7 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
     """A trainer of the variant's model with its adapter on it.
 
     Raises:
-        ModelError: what is trained is not what the method's formula says.
+        ModelError: what is trained is not what the method's formula says, in a model that it is written for.
     """
     model, tokenizer = load(run, variant)
     config = variant.config
@@ -74,7 +74,8 @@ def trainer(run, variant: Variant, rows, learning_rate: float, name: str, valida
     held_out = validation_rows if "eval_strategy" in settings else None
     made = sft.sft_trainer(run, model, tokenizer, rows, config, held_out, name, variant.stop, **settings)
     found = loading.count_parameters(made.model)["trainable"]
-    if variant.config is not None and found != (expected := adapters.count(shape_of(run), variant.config)):
+    known = variant.config is not None and adapters.has_formula(made.model, shape_of(run))
+    if known and found != (expected := adapters.count(shape_of(run), variant.config)):
         raise ModelError(f"{name} trains {found:,} numbers; its formula says {expected:,}.")
     if variant.prepare:
         variant.prepare(made)
@@ -160,8 +161,10 @@ def tune(
             found |= {"learning_rate": rate} | _course(made)
         made = None
     if model is not None:
-        trained = loading.count_parameters(model)["trainable"]
-        found |= {"trained_parameters": trained, "trained_share": trained / shape_of(run).parameters}
+        counted = loading.count_parameters(model)
+        trained, added = counted["trainable"], 0 if variant.config is None else counted["trainable"]
+        share_of = counted["total"] - added  # of the model without what a method adds to it
+        found |= {"trained_parameters": trained, "trained_share": trained / share_of}
         found |= {"saved_bytes": _save(model, folder)}
     elif variant.learning_rates:
         broke = {"left_out": f"training broke at every learning rate of {variant.learning_rates}"}

@@ -110,6 +110,13 @@ def test_of_an_unknown_architecture_nothing_is_predicted_and_the_training_goes_o
     assert table.loc["LoRA", ("time (s)", "off by")] == "not predicted"
 
 
+def test_a_prompt_beyond_the_learned_positions_is_refused_before_it_fails(tokenizer, tmp_path):
+    made(tmp_path / "model", tokenizer, "gpt2")
+    model, _ = loading.load(str(tmp_path / "model"), "float32")
+    with pytest.raises(ModelError, match="more than the 2,048 positions that this model has learned"):
+        generation.generate(model, tokenizer, [row(1_000)], max_new_tokens=8)
+
+
 @pytest.mark.parametrize("special", [False, True])
 def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused_with_a_remedy_that_works(
     special, tokenizer, tmp_path
