@@ -8,7 +8,7 @@
 - `parameters`: a notebook's parameters, read from its cell and checked all at once
 - `process`: a function called in a fresh process
 - `profiles`: the defaults sized for each kind of machine
-- `progress`: how time is shown
+- `progress`: how far long work is, and how time is shown
 - `run`: one execution of one notebook: its folder, manifest and metrics
 - `seeding`: random numbers that a seed decides
 - `statistics`: a number with its interval: bootstrap of a mean, score interval of a share

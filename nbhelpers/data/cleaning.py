@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from nbhelpers.core import progress
 from nbhelpers.core.errors import DataError, ParameterError
 from nbhelpers.data import normalisation, privacy, quality, schemas
 
@@ -133,11 +134,12 @@ def rewritten(
         return after
 
     for name in columns.keys() & set(names):
-        columns[name] = [new(i, text) if isinstance(text, str) else text for i, text in enumerate(columns[name])]
+        values = enumerate(progress.each(columns[name], f"{step}, {name}"))
+        columns[name] = [new(i, text) if isinstance(text, str) else text for i, text in values]
     if "messages" in columns:
         columns["messages"] = [
             [turn | {"content": new(i, turn["content"])} for turn in messages]
-            for i, messages in enumerate(columns["messages"])
+            for i, messages in enumerate(progress.each(columns["messages"], step))
         ]
     log = [(columns["id"][i], "changed", reason, "") for i, why in enumerate(reasons) for reason in sorted(why)]
     after = datasets.Dataset.from_dict(columns, features=rows.features) if log else rows
@@ -235,7 +237,8 @@ def keep_language(rows, language: str = "en", **limits) -> Cleaned:
 
     A conversation stays where one of its turns is surely in the language: it may be about another one.
     """
-    verdicts = [quality.language_problem(text, language, **limits) for text in texts(rows)]
+    found = progress.each(texts(rows), "language")
+    verdicts = [quality.language_problem(text, language, **limits) for text in found]
     if "messages" in rows.column_names:
         for i in [i for i, verdict in enumerate(verdicts) if verdict]:
             if any(quality.is_surely_in(turn["content"], language, **limits) for turn in rows[i]["messages"]):
@@ -245,7 +248,9 @@ def keep_language(rows, language: str = "en", **limits) -> Cleaned:
 
 def filter_quality(rows, **limits) -> Cleaned:
     """Drop rows with a `quality.quality_problem`; `limits` are its arguments."""
-    return filtered("quality", rows, [quality.quality_problem(text, **limits) for text in texts(rows)])
+    return filtered(
+        "quality", rows, [quality.quality_problem(text, **limits) for text in progress.each(texts(rows), "quality")]
+    )
 
 
 def redact(rows, find: Callable[[str], list[privacy.Span]] = privacy.find) -> Cleaned:

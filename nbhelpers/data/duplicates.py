@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Collection
 from functools import partial
 
+from nbhelpers.core import progress
 from nbhelpers.core.errors import ParameterError
 from nbhelpers.data import cleaning, conversations, schemas, wording
 from nbhelpers.data.cleaning import Cleaned
@@ -182,7 +183,8 @@ class DuplicateIndex:
         self._frequency[: len(before)] += before  # of all texts first: how rare a word is shows at the end
         found: list[tuple[str, float] | None] = []
         turns = messages or [None] * len(ids)
-        for name, numbers, sketch, said in zip(ids, counted, sketches, turns, strict=True):
+        compared = zip(progress.each(ids, "near-duplicates"), counted, sketches, turns, strict=True)
+        for name, numbers, sketch, said in compared:
             best = None
             long = len(numbers) >= self.min_words
             keys = self._lsh.query(sketch) if long and compare else ()

@@ -4,7 +4,9 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
+from transformers import LogitsProcessorList
 
+from nbhelpers.core import progress
 from nbhelpers.core.errors import ModelError
 from nbhelpers.models import encoding, fast_paths, templates
 from nbhelpers.models.shape import LEARNED_POSITIONS
@@ -75,7 +77,9 @@ def continue_tokens(
     """
     sampling = {"do_sample": False}
     if temperature:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        nucleus = [fast_paths.Nucleus(top_p)] if top_p < 1 else []
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+        sampling |= {"logits_processor": LogitsProcessorList(nucleus)}
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
     _check_positions(model, max(map(len, ids), default=0), max_new_tokens)
     stops = sorted(encoding.stop_token_ids(tokenizer, model))
@@ -86,8 +90,8 @@ def continue_tokens(
     contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     shared, cache = begun(model, ids, dtype)
     prefix = torch.tensor([ids[0][:shared]] if ids else [], device=model.device)
-    for begin in range(0, len(order), batch_size):
-        rows = order[begin : begin + batch_size]
+    batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    for number, rows in enumerate(progress.each(batches, f"{len(ids):,} answers in batches")):
         batch = tokenizer.pad({"input_ids": [ids[i][shared:] for i in rows]}, padding_side="left", return_tensors="pt")
         batch = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         past = {}
@@ -97,7 +101,7 @@ def continue_tokens(
             past["past_key_values"] = fast_paths.with_room(
                 cache, len(rows), batch["input_ids"].shape[1] + max_new_tokens
             )
-        draws = _seeded((seed, begin), model.device) if temperature else contextlib.nullcontext()
+        draws = _seeded((seed, number * batch_size), model.device) if temperature else contextlib.nullcontext()
         with torch.inference_mode(), autocast(model.device.type, dtype), draws, lean(model):
             rest = _write(model, batch, past, max_new_tokens, stops, pad_token_id=tokenizer.pad_token_id, **sampling)
         written |= zip(rows, rest, strict=True)

@@ -2,6 +2,7 @@
 
 import torch
 
+from nbhelpers.core import progress
 from nbhelpers.evaluation import generation
 from nbhelpers.models import encoding, fast_paths
 
@@ -27,8 +28,8 @@ def held_out_loss(model, tokenizer, dataset, batch_size: int = 8, dtype: str | N
     was_training, head = model.training, model.get_output_embeddings()
     model.eval()
     shared, cache = generation.begun(model, list(dataset["input_ids"]), dtype, most=min(unlabelled, default=1) - 1)
-    for begin in range(0, len(order), batch_size):
-        members = order[begin : begin + batch_size]
+    batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    for members in progress.each(batches, f"loss of {len(order):,} rows in batches"):
         rows = dataset[members]
         ids, labels = ([row[shared:] for row in rows[name]] for name in ("input_ids", "labels"))
         batch = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(model.device)

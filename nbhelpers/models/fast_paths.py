@@ -6,6 +6,7 @@ import copy
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
+from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from nbhelpers.models.encoding import IGNORE
@@ -180,6 +181,29 @@ def labelled_logits(model, head, batch: dict):
     finally:
         hook.remove()
     return outputs.logits.float(), labels[:, 1:][learned]
+
+
+class Nucleus(LogitsProcessor):
+    """Leaves the most likely tokens that hold `top_p` of the probability (nucleus sampling, Holtzman et al. 2020).
+
+    What transformers' `TopPLogitsWarper` leaves, without sorting the vocabulary of every row at every token, which took
+    a third of the time of sampling: the `most` likeliest tokens nearly always hold as much. Where they do not, all are
+    sorted.
+    """
+
+    def __init__(self, top_p: float, most: int = 512):
+        self.top_p, self.most = top_p, most
+
+    def __call__(self, input_ids, scores):
+        probabilities = scores.softmax(-1)
+        values, places = probabilities.topk(min(self.most, scores.shape[-1]), dim=-1)
+        if (values.sum(-1) < self.top_p).any():
+            values, places = probabilities.sort(dim=-1, descending=True)
+        likelier = values.cumsum(-1) - values
+        out = torch.full_like(scores, -torch.inf)
+        kept = likelier < self.top_p
+        kept[..., 0] = True
+        return out.scatter(-1, places, torch.where(kept, scores.gather(-1, places), -torch.inf))
 
 
 class _Room(DynamicLayer):

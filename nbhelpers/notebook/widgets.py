@@ -3,36 +3,16 @@
 import html
 import json
 import math
-import os
 import random
 import textwrap
 
 from nbhelpers.core.errors import DataError, ParameterError
+from nbhelpers.core.progress import interactive
 from nbhelpers.data import chat
 from nbhelpers.models import templates
 
 BODY = ("messages", "text")  # the columns that hold a row's text
 _COLOURS = {"system": "#f0f0f0", "user": "#e4eef8", "assistant": "#e3f3e6", "tool": "#f8f1de"}
-
-
-def interactive() -> bool:
-    """Whether somebody is there to move a slider: True in a live notebook front end, False wherever nobody can answer.
-
-    A front end says with every cell that it runs whether it could ask its user for input (`allow_stdin` of the Jupyter
-    messaging protocol). JupyterLab says yes; nbclient, nbconvert and papermill say no. Voilà, which runs the cells for
-    somebody who then moves the sliders, names itself to the kernel. A script and IPython in a terminal cannot show
-    widgets: False.
-    """
-    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
-        return True
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None:
-        return False
-    return bool(kernel.get_parent().get("content", {}).get("allow_stdin", False))
 
 
 def browse(rows, columns: list[str] | None = None, count: int = 5, seed: int = 0):

@@ -232,3 +232,18 @@ def test_attention_changes_nothing_on_a_gpu():
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     with fast_paths.float32_attention("cuda"):
         assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize(("spread", "most"), [(5.0, 512), (0.1, 16), (20.0, 4)])
+def test_the_nucleus_is_transformers_own(top_p, spread, most):
+    from transformers import TopPLogitsWarper
+
+    scores = torch.randn(6, 2_000, generator=torch.Generator().manual_seed(0)) * spread
+    theirs = TopPLogitsWarper(top_p)(None, scores.clone())
+    ours = fast_paths.Nucleus(top_p, most)(None, scores.clone())
+    differ = (ours.isinf() != theirs.isinf()).sum(1)
+    assert differ.max() <= 1  # the last token of all may fall on either side of the sum, by rounding
+    assert torch.equal(ours.softmax(-1).argmax(-1), theirs.softmax(-1).argmax(-1))
+    same = ~ours.isinf() & ~theirs.isinf()
+    assert torch.equal(ours[same], scores[same])
