@@ -83,6 +83,16 @@ def estimates(tuned: dict[str, list[float]], untuned: dict[str, list[float]]) ->
     }
 
 
+def results(measured: dict[str, dict[str, list[float]]], untuned: str) -> dict[str, Metric]:
+    """`"A.forgetting.<kind>"` -> what `estimates` gives, of all models but the untuned one: for `run.finish`."""
+    return {
+        f"{name}.{key}": metric
+        for name in measured
+        if name != untuned
+        for key, metric in estimates(measured[name], measured[untuned]).items()
+    }
+
+
 def change(tuned: dict[str, list[float]], untuned: dict[str, list[float]], kind: str) -> Metric:
     """The mean difference tuned - untuned of one kind, with the interval of the paired differences."""
     pairs = zip(tuned[kind], untuned[kind], strict=True)

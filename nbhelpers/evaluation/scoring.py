@@ -83,17 +83,56 @@ def gain(tuned: Evaluation, baseline: Evaluation, task: str, score: str) -> Metr
     return estimate([t - b for t, b in pairs])
 
 
+def headlines(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """The (task, score) that are compared: all but `keys_f1`, which is a part of another."""
+    return [(task, score) for task, score in evaluation.scores if score != "keys_f1"]
+
+
+def gains(tuned, baselines) -> dict[str, Metric]:
+    """`"A over B, task.score"` -> the paired gain, for every evaluation of `tuned` over every one of `baselines`."""
+    baselines = list(baselines)
+    return {
+        f"{first.name} over {second.name}, {task}.{score}": gain(first, second, task, score)
+        for task, score in headlines(baselines[0])
+        for first in tuned
+        for second in baselines
+    }
+
+
+def gains_table(found: dict[str, Metric]):
+    """The gains with their intervals, as a `pandas.DataFrame`."""
+    import pandas as pd
+
+    cells = {key: f"{m.value:+.2f} [{m.low:+.2f}, {m.high:+.2f}]" for key, m in found.items()}
+    return pd.Series(cells, name="gain").to_frame()
+
+
+def results(evaluations: list[Evaluation], baseline: Evaluation) -> dict[str, Metric]:
+    """`"A.task.score"` -> what `compare` gives, of all evaluations: what `run.finish` writes."""
+    return {f"{one.name}.{key}": metric for one in evaluations for key, metric in compare(one, baseline).items()}
+
+
+def show_side_by_side(evaluations: list[Evaluation], per_task: int = 2, width: int = 120) -> None:
+    """Print the first questions of each task: the reference, and under it what each model answered."""
+    rows = evaluations[0].rows
+    for task in dict.fromkeys(row["task"] for row in rows):
+        for i in [i for i, row in enumerate(rows) if row["task"] == task][:per_task]:
+            print(f"{task}\n  {'reference':20} {rows[i]['reference']}")
+            for one in evaluations:
+                print(f"  {one.name:20} {one.rows[i]['answer'][:width]!r}")
+
+
 def require_effect(gains: dict[str, Metric], least: dict[str, float], strict: bool) -> None:
     """Check that tuning did what it promises: each gain's interval lies above 0 and each value is at least `least`.
 
     Args:
-        gains: name -> value or paired difference with its interval.
+        gains: name -> value or paired difference with its interval; those that `least` does not name are left alone.
         least: name -> the smallest acceptable value.
         strict: raise AuditError on a miss (the project's own default run); otherwise print a warning.
     """
     misses = [
         f"{name} is {m.value:.2f} [{m.low:.2f}, {m.high:.2f}], expected at least {least[name]:.2f} and a low above 0"
-        for name, m in gains.items()
+        for name, m in ((name, gains[name]) for name in least)
         if m.value < least[name] or m.low <= 0
     ]
     if misses and strict:
