@@ -32,7 +32,6 @@ NUMBERED = {
 
 
 DENSE = {  # cells of more than 900 characters that are still to be parted; the list only shrinks
-    "03_full_fine_tuning": {"checks"},
     "04_instruction_tuning": {"checks"},
 }
 
