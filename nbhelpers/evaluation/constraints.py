@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from nbhelpers.core.errors import ParameterError
+from nbhelpers.core.statistics import Metric, estimate
 from nbhelpers.core.storage import repository_root
 from nbhelpers.evaluation import generation
 from nbhelpers.evaluation.constraint_kinds import HELD_OUT, KINDS, TRAINED
@@ -213,3 +214,23 @@ def table(found: dict[str, Obedience]):
         if kind in asked
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("kind")
+
+
+def by_group(found: dict[str, Obedience], groups: dict[str, tuple[str, ...]]) -> dict[str, dict[str, list[float]]]:
+    """`"group.strict"` and `"group.loose"` -> model -> for each question of the group's kinds whether it was obeyed."""
+    return {
+        f"{group}.{how}": {name: obedience.values(kinds, how) for name, obedience in found.items()}
+        for group, kinds in groups.items()
+        for how in ("strict", "loose")
+    }
+
+
+def gains_table(values: dict[str, dict[str, list[float]]], gains: dict[str, Metric]):
+    """A `pandas.DataFrame`: a row a group, a column a model and the gain, each cell `mean [low, high]`."""
+    import pandas as pd
+
+    cells = {
+        name: {who: estimate(found) for who, found in by_model.items()} | {"gain": gains[name]}
+        for name, by_model in values.items()
+    }
+    return pd.DataFrame(cells).T.map(lambda m: f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}]")
