@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nbhelpers.core import memory_usage
 from nbhelpers.core.errors import ModelError
-from nbhelpers.core.storage import cache_folder, sha256_of
+from nbhelpers.core.storage import cache_folder, read_json, sha256_of
 from nbhelpers.data.hub import explain_hub_error
 from nbhelpers.models import embedded, saving, templates
 from nbhelpers.models.embedded import CONVERSION
@@ -82,9 +82,12 @@ def load_tokenizer(model_id: str, revision: str | None = None):
 
     Raises ModelError as `load`.
     """
+    return _tokenizer_in(fetch(model_id, revision), model_id)
+
+
+def _tokenizer_in(folder: Path, model_id: str):
     from transformers import AutoTokenizer
 
-    folder = fetch(model_id, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
@@ -222,10 +225,41 @@ def for_inference(model, dtype: str):
 def attach(model_id: str, adapter: Path, dtype: str, device: str = "cpu", quantization_config=None):
     """`(model, tokenizer)`: a freshly loaded base with a saved adapter on it, not merged, ready to generate.
 
-    To merge an adapter that was trained on a quantised base, attach it to the unquantised one: merging into 4-bit
-    weights would round the merged weights once more.
+    The tokenizer is the one that was saved with the adapter, where there is one: its template was trained. To merge an
+    adapter that was trained on a quantised base, attach it to the unquantised one: merging into 4-bit weights would
+    round the merged weights once more.
+
+    Raises:
+        ModelError: as `load`, or the adapter belongs to another base.
     """
     from peft import PeftModel
 
+    adapter = Path(adapter)
+    _check_base(model_id, adapter)
     model, tokenizer = load(model_id, dtype, device, quantization_config)
+    if (adapter / "tokenizer_config.json").exists():
+        tokenizer = _tokenizer_in(adapter, str(adapter))
+        _check_tokenizer(str(adapter), tokenizer, model.get_input_embeddings().num_embeddings)
     return for_inference(PeftModel.from_pretrained(model, adapter), dtype), tokenizer
+
+
+def _check_base(model_id: str, adapter: Path) -> None:
+    """Raises ModelError where an adapter names another base than `model_id`: on that it would be a model nobody made.
+
+    Two Hub ids are compared as they are, two folders by their weights. What cannot be compared is not refused.
+    """
+    config = read_json(adapter / "adapter_config.json")
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base or base == model_id:
+        return
+    local = Path(base).is_dir() and bool(list(Path(base).glob("*.safetensors")))
+    if local:
+        folder = fetch(model_id)
+        differs = folder.resolve() != Path(base).resolve() and model_hash(base) != model_hash(str(folder))
+    else:
+        differs = base.count("/") == 1 == model_id.count("/") and not Path(model_id).is_dir()
+    if differs:
+        raise ModelError(
+            f"The adapter in {adapter} was trained on {base}, not on {model_id}. On another base it is another model: "
+            f"set model_id to {base}."
+        )

@@ -448,6 +448,27 @@ def test_a_saved_adapter_attached_to_a_fresh_base_predicts_the_same(model, input
     assert saving.folder_bytes(tmp_path) == (tmp_path / "adapter_model.safetensors").stat().st_size > 0
 
 
+def test_an_adapter_goes_on_its_own_base_alone_and_brings_its_template(tmp_path):
+    base, tokenizer = loading.load("smoke", "float32")
+    tuned = with_adapter(base)
+    tokenizer.chat_template += "{# as it was trained #}"
+    saving.save_adapter(tuned, tokenizer, tmp_path / "adapter")
+    _, its_own = loading.attach("smoke", tmp_path / "adapter", "float32")
+    assert its_own.chat_template.endswith("{# as it was trained #}")
+    other, _ = loading.load("smoke", "float32")
+    other.get_input_embeddings().weight.data += 1
+    saving.save(other, tokenizer, tmp_path / "other")
+    with pytest.raises(ModelError, match=r"was trained on .*smoke, not on .*other.*set model_id to"):
+        loading.attach(str(tmp_path / "other"), tmp_path / "adapter", "float32")
+    copy = loading.fetch("smoke")
+    shutil.copytree(copy, tmp_path / "copy")  # the same weights elsewhere
+    loading.attach(str(tmp_path / "copy"), tmp_path / "adapter", "float32")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(copy), "org/one"))
+    with pytest.raises(ModelError, match="was trained on org/one, not on org/two"):
+        loading.attach("org/two", tmp_path / "adapter", "float32")
+
+
 def test_a_saved_adapter_has_what_serves_it_and_loads_in_one_line(tmp_path):
     from transformers import AutoModelForCausalLM, GenerationConfig
 
