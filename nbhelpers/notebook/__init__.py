@@ -1,7 +1,7 @@
 """Notebooks as a reader and a batch see them: run, reported, drawn, browsed.
 
 - `advice`: which method for which goal
-- `command_line`: `python -m nbhelpers run`, `report`, `reference` and `stale`
+- `command_line`: `python -m nbhelpers run`, `report`, `check`, `compare`, `reference` and `stale`
 - `cost_plots`: figures of memory and cost
 - `cost_widgets`: sliders over the planner
 - `forecasts`: what was predicted before training, beside what was measured
@@ -14,5 +14,6 @@
 - `staleness`: which notebooks differ from what their reference was made with
 - `suite`: notebooks run one after the other
 - `suite_map`: the question of each notebook, and how long it takes
+- `verdicts`: a run compared with the reference, or with another run
 - `widgets`: browsers and a chat that print when nobody can click
 """

@@ -1,4 +1,4 @@
-"""The command line: `python -m nbhelpers run`, `report`, `reference` and `stale`; each says more with `--help`."""
+"""The command line, `python -m nbhelpers COMMAND`; each command says more with `--help`."""
 
 import argparse
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 
 from nbhelpers.core import profiles, storage
 from nbhelpers.core.errors import NotebookError
-from nbhelpers.notebook import reference, report, staleness, suite
+from nbhelpers.notebook import reference, report, staleness, suite, verdicts
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -84,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("report", help=text, description=text).add_argument
     add("folder", metavar="RUN_FOLDER", help="for example outputs/default")
 
+    text = "say whether a run gave what the committed reference did, metric by metric; exit with 1 where it did not"
+    add = commands.add_parser("check", help=text, description=text).add_argument
+    add("folder", metavar="RUN_FOLDER", help="for example outputs/default")
+
+    text = "say which parameters differ between two runs, and which metrics beyond noise"
+    add = commands.add_parser("compare", help=text, description=text).add_argument
+    add("folders", nargs=2, metavar="RUN_FOLDER", help="for example outputs/rank-8 outputs/rank-64")
+
     text = "make the completed notebooks of a run the committed reference"
     add = commands.add_parser("reference", help=text, description=text).add_argument
     add("folder", metavar="RUN_FOLDER", help="for example outputs/default")
@@ -134,13 +142,20 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 good, 1 a notebook failed, 2 wrong input, 130 interrupted."""
+    """Run a command; its exit code: 0 good, 1 a notebook failed or differs, 2 wrong input, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "run":
             return _run(options)
         if options.command == "report":
             print(report.write_index(options.folder))
+        elif options.command == "check":
+            reference_folder = storage.repository_root() / "outputs" / "reference"
+            lines, good = verdicts.check(Path(options.folder), reference_folder)
+            print(*lines, sep="\n")
+            return 0 if good else 1
+        elif options.command == "compare":
+            print(*verdicts.compare(*map(Path, options.folders)), sep="\n")
         elif options.command == "stale":
             _stale(options.budget)
         else:

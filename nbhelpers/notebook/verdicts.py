@@ -1,0 +1,118 @@
+"""Two runs compared, metric by metric: against the committed reference, or one run against another.
+
+A metric with an interval is compared by its interval, one without by its value. Runs on other machines draw other rows
+of rounding: what lies within the other's interval is no difference.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbhelpers.core.errors import NotebookError
+from nbhelpers.core.parameters import BOOKKEEPING
+from nbhelpers.core.storage import read_json
+
+EXACT = 1e-3  # relative difference up to which a metric without an interval is the same
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of one notebook in two runs. `beyond` is 0 where they agree, else how far apart they are."""
+
+    notebook: str
+    metric: str
+    value: float
+    other: float
+    beyond: float
+
+    def __str__(self) -> str:
+        state = f"outside by {self.beyond:.3g}" if self.beyond else "as expected"
+        return f"{self.notebook}  {self.metric}: {self.value:.4g}, expected {self.other:.4g}: {state}"
+
+
+def _metrics(folder: Path) -> dict[str, dict]:
+    content = read_json(folder / "metrics.json")
+    found = content.get("metrics") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _span(entry: dict) -> tuple[float, float]:
+    """What a metric may be: its interval, or its value with a thousandth to either side."""
+    value = entry["value"]
+    reach = EXACT * max(abs(value), EXACT)
+    low, high = entry.get("low"), entry.get("high")
+    return (value - reach, value + reach) if low is None or high is None else (min(low, value), max(high, value))
+
+
+def differences(folder: Path, other: Path) -> list[Difference]:
+    """The metrics that one notebook's run folder shares with another's; they agree where their spans overlap."""
+    mine, theirs = _metrics(folder), _metrics(other)
+    found = []
+    for name in mine.keys() & theirs.keys():
+        (low, high), (least, most) = _span(mine[name]), _span(theirs[name])
+        beyond = max(0.0, least - high, low - most)
+        found.append(Difference(folder.name, name, mine[name]["value"], theirs[name]["value"], beyond))
+    return sorted(found, key=lambda difference: difference.metric)
+
+
+def changed_parameters(folder: Path, other: Path) -> dict[str, tuple]:
+    """Parameter -> its two values, of those that change a result and differ between two runs of a notebook.
+
+    Where the profiles differ, with all that they set, the profile alone is named.
+    """
+    mine, theirs = ((read_json(path / "manifest.json") or {}).get("resolved", {}) for path in (folder, other))
+    names = (mine.keys() & theirs.keys()) - BOOKKEEPING
+    changed = {name: (mine[name], theirs[name]) for name in sorted(names) if mine[name] != theirs[name]}
+    return {"profile": changed["profile"]} if "profile" in changed else changed
+
+
+def _runs(run_folder: Path) -> list[Path]:
+    """The folders of the completed notebooks of a run. Raises NotebookError where there is none."""
+    found = sorted(path.parent for path in Path(run_folder).glob("*/metrics.json"))
+    if not found:
+        raise NotebookError(f"{run_folder} holds no completed notebook: no folder in it has a metrics.json.")
+    return found
+
+
+def check(run_folder: Path, reference_folder: Path) -> tuple[list[str], bool]:
+    """Lines that say, notebook by notebook, whether a run gave what the reference did; and whether all of it did.
+
+    A notebook that ran under other parameters than the reference is named and not compared.
+
+    Raises NotebookError: the run has no completed notebook.
+    """
+    lines, good = [], True
+    for folder in _runs(run_folder):
+        reference = Path(reference_folder, folder.name)
+        if not (reference / "metrics.json").exists():
+            lines.append(f"{folder.name}: no reference")
+            continue
+        if changed := changed_parameters(folder, reference):
+            said = ", ".join(f"{name} {mine!r} instead of {theirs!r}" for name, (mine, theirs) in changed.items())
+            lines.append(f"{folder.name}: not compared, it ran with {said}")
+            continue
+        found = differences(folder, reference)
+        outside = [difference for difference in found if difference.beyond]
+        good = good and not outside
+        lines.append(f"{folder.name}: {len(found) - len(outside)} of {len(found)} metrics as expected")
+        lines += [f"  {difference}" for difference in outside]
+    return lines, good
+
+
+def compare(first: Path, second: Path) -> list[str]:
+    """Lines that say, for the notebooks that two runs share, which parameters differ and which metrics beyond noise.
+
+    Raises NotebookError: a run has no completed notebook, or they share none.
+    """
+    mine, theirs = ({folder.name: folder for folder in _runs(path)} for path in (first, second))
+    shared = [name for name in mine if name in theirs]
+    if not shared:
+        raise NotebookError(f"{first} and {second} have no completed notebook in common.")
+    lines = []
+    for name in shared:
+        changed = changed_parameters(mine[name], theirs[name])
+        said = ", ".join(f"{parameter}: {a!r} and {b!r}" for parameter, (a, b) in changed.items())
+        found = differences(mine[name], theirs[name])
+        beyond = [difference for difference in found if difference.beyond]
+        lines.append(f"{name}: {len(beyond)} of {len(found)} metrics differ beyond noise; {said or 'same parameters'}")
+        lines += [f"  {d.metric}: {d.value:.4g} and {d.other:.4g}" for d in beyond]
+    return lines

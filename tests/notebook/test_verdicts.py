@@ -1,0 +1,73 @@
+"""A run against the reference, and two runs against each other."""
+
+import json
+
+import pytest
+
+from nbhelpers.core.errors import NotebookError
+from nbhelpers.notebook import command_line, verdicts
+
+
+def write(run, name: str, metrics: dict, **resolved):
+    folder = run / name
+    folder.mkdir(parents=True)
+    entries = {
+        key: {"value": value[0], "low": value[1], "high": value[2]} if isinstance(value, tuple) else {"value": value}
+        for key, value in metrics.items()
+    }
+    (folder / "metrics.json").write_text(json.dumps({"status": "completed", "metrics": entries}))
+    (folder / "manifest.json").write_text(json.dumps({"resolved": {"profile": "cpu", "seed": 0} | resolved}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "beyond"),
+    [
+        ((0.45, 0.36, 0.54), (0.50, 0.41, 0.59), 0),
+        ((0.45, 0.36, 0.54), (0.80, 0.70, 0.90), 0.16),
+        ((0.80, 0.70, 0.90), (0.45, 0.36, 0.54), 0.16),
+        (100, 100.05, 0),
+        (100, 101, 0.799),
+        (0.0, 0.0, 0),
+        ((0.45, 0.36, 0.54), 0.6, 0.0594),
+    ],
+)
+def test_spans_that_overlap_agree_and_others_say_how_far_they_are_apart(mine, theirs, beyond, tmp_path):
+    folders = [write(tmp_path / run, "02", {"score": value}) for run, value in (("a", mine), ("b", theirs))]
+    (found,) = verdicts.differences(*folders)
+    assert found.beyond == pytest.approx(beyond, abs=1e-3)
+
+
+def test_a_check_names_what_is_outside_and_what_cannot_be_compared(tmp_path):
+    run, reference = tmp_path / "run", tmp_path / "reference"
+    write(run, "01", {"rows": 7, "recall": (0.9, 0.8, 1.0)})
+    write(reference, "01", {"rows": 7, "recall": (0.95, 0.9, 1.0), "gone": 1})
+    assert verdicts.check(run, reference) == (["01: 2 of 2 metrics as expected"], True)
+    write(run, "02", {"score": (0.1, 0.0, 0.2)})
+    write(reference, "02", {"score": (0.5, 0.4, 0.6)})
+    write(run, "03", {"score": 1}, seed=5)
+    write(reference, "03", {"score": 2})
+    write(run, "own", {"score": 1})
+    lines, good = verdicts.check(run, reference)
+    assert not good
+    assert lines[1:] == [
+        "02: 0 of 1 metrics as expected",
+        "  02  score: 0.1, expected 0.5: outside by 0.2",
+        "03: not compared, it ran with seed 5 instead of 0",
+        "own: no reference",
+    ]
+    with pytest.raises(NotebookError, match="no completed notebook"):
+        verdicts.check(tmp_path, reference)
+
+
+def test_two_runs_are_compared_on_what_they_share(tmp_path, capsys):
+    write(tmp_path / "a", "02", {"x": (1, 0.5, 1.5), "y": 3}, lora_rank=8, run_id="a")
+    write(tmp_path / "b", "02", {"x": (4, 3.5, 4.5), "y": 3}, lora_rank=64, run_id="b")
+    write(tmp_path / "c", "03", {"x": 1})
+    assert command_line.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "02: 1 of 2 metrics differ beyond noise; lora_rank: 8 and 64",
+        "  x: 1 and 4",
+    ]
+    assert command_line.main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 2
+    assert "have no completed notebook in common" in capsys.readouterr().err
