@@ -20,8 +20,10 @@
 - `files`: rows of JSON lines, JSON, CSV and Parquet files, also compressed
 - `groups`: how the groups in a data set differ
 - `hub`: rows of a data set on the Hub, and what its errors mean
+- `json_rows`: rows of JSON lines and JSON, in whichever of the usual forms
 - `labels`: which of two answers people prefer, and how far they agree
 - `normalisation`: one text in one form: encoding, white space, markup
+- `opened`: files opened as text, compressed or not
 - `planted_text`: the language that planted formats are written in
 - `preferences`: pairs of answers of which one is preferred, from files and from scores
 - `privacy`: personal data and secrets found in text

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import unicodedata
 
 from nbhelpers.core.errors import DataError
@@ -16,13 +17,14 @@ _MAY_FOLLOW = {  # role -> whose turn may come before it; None: the beginning
     "tool": {"assistant", "tool"},
 }
 _ROLE_NAMES = {
-    **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "chatbot", "chatgpt", "model", "ai"), "assistant"),
+    **dict.fromkeys(("user", "human", "prompter", "customer", "question", "patient"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatbot", "chatgpt", "model", "ai", "agent", "answer"), "assistant"),
+    **dict.fromkeys(("bing", "bard", "claude", "gemini", "llama", "doctor"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
-}  # what others call a role, in small letters -> ours
+}  # what others call a role, its letters alone and small -> ours
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker", "author"), ("content", "value", "text", "message")
-_TURN_KEYS = {*_ROLE_KEYS, *_CONTENT_KEYS, "weight", "train", *_LOST}
+_OTHER_KEYS = {"weight", "train", *_LOST}
 
 
 def is_blank(text: str) -> bool:
@@ -42,41 +44,97 @@ def unpacked(value):
 
 
 def list_in(value):
-    """The list that a text is, in JSON or as Python writes it, such as a cell of a CSV file; else the value."""
-    for read in (json.loads, ast.literal_eval) if isinstance(value, str) and value.lstrip().startswith("[") else ():
+    """The list that a text is, in JSON or as Python or pandas write it, such as a cell of a CSV file; else the value.
+
+    Raises DataError where an object in it has a key twice, of which Python would keep the last.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    texts = ((json_with_each_key_once, value), (ast.literal_eval, re.sub(r"}\s+{", "}, {", value)))
+    for read, text in texts:
         try:
-            found = read(value.strip())
+            found = read(text.strip())
+        except DataError:
+            raise
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return found if isinstance(found, list) else value
     return value
 
 
+def json_with_each_key_once(text: str):
+    """The value of a JSON text. Raises DataError where an object has a key twice, ValueError where it is no JSON."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple]) -> dict:
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise DataError(f"an object has the key {twice!r:.60} twice", "a key twice")
+    return out
+
+
 def _is_turn(value) -> bool:
-    return isinstance(value, dict) and not value.keys().isdisjoint(_ROLE_KEYS)
+    """Whether an object is surely a turn: `role` and `content`, or ShareGPT's `from` and `value`, of known roles."""
+    if not isinstance(value, dict):
+        return False
+    plain = {str(key).strip().casefold(): x for key, x in value.items()}
+    role = plain.get("role", plain.get("from"))
+    return role_of(role) in ROLES and ("content" in plain if "role" in plain else "value" in plain)
+
+
+def role_of(name):
+    """Our name of a role, or what was given where there is none."""
+    return _ROLE_NAMES.get(re.sub(r"[^a-z]", "", name.casefold()), name) if isinstance(name, str) else name
+
+
+def _parts(turn: dict) -> tuple:
+    """`(key of the role, key of the content)` of a turn: of several the first that holds something; None for none."""
+    plain = {str(key).strip().casefold(): key for key in turn}
+    found = []
+    for names in (_ROLE_KEYS, _CONTENT_KEYS):
+        keys = [plain[name] for name in names if name in plain]
+        found.append(next((key for key in keys if not is_missing(turn[key])), keys[0] if keys else None))
+    return tuple(found)
 
 
 def plain_turn(turn):
     """A turn with our names of keys and roles, its parts of text joined; what is no turn stays as it is."""
     if not isinstance(turn, dict):
         return turn
-    role = next((turn[key] for key in _ROLE_KEYS if turn.get(key) is not None), None)
-    content = next((turn[key] for key in _CONTENT_KEYS if turn.get(key) is not None), None)
+    role, content = (turn.get(key) if key is not None else None for key in _parts(turn))
     if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
-        content = "".join(part["text"] for part in content)
-    ours = _ROLE_NAMES.get(role.strip().casefold(), role) if isinstance(role, str) else role
-    return turn | {"role": ours, "content": content}
+        content = "".join(part if isinstance(part, str) else part["text"] for part in content)
+    return turn | {"role": role_of(role), "content": content}
 
 
 def _is_text_part(part) -> bool:
-    return isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)
+    if isinstance(part, str):
+        return True
+    kinds = ("text", "input_text", "output_text")
+    return isinstance(part, dict) and part.get("type", "text") in kinds and isinstance(part.get("text"), str)
+
+
+def turns_in(value):
+    """The turns of a cell: a list, text that is one, or an object with a list of roles and one of contents."""
+    value = unpacked(value)
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        lengths = {len(column) for column in value.values()}
+        if len(lengths) == 1:
+            value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+    return [plain_turn(turn) for turn in value] if isinstance(value, list) else value
 
 
 def unused_keys(value) -> list[str]:
     """Keys of a list of turns that hold something and mean nothing here, such as a name or a time."""
     value = unpacked(value)
-    turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
-    return sorted({str(key) for turn in turns for key in turn.keys() - _TURN_KEYS if not is_missing(turn[key])})
+    found = set()
+    for turn in value if isinstance(value, list) else ():
+        if isinstance(turn, dict) and _parts(turn)[0] is not None:
+            others = turn.keys() - {*_parts(turn), *_OTHER_KEYS}
+            found |= {str(key) for key in others if not is_missing(turn[key])}
+    return sorted(found)
 
 
 def turn_of(role: str, content) -> dict:
@@ -101,7 +159,11 @@ def check_messages(messages, weights: bool = False) -> list[dict]:
     for i, turn in enumerate(messages):
         if not isinstance(turn, dict) or turn.get("role") not in ROLES:
             kind = "unknown role" if isinstance(turn, dict) else "not a turn"
-            raise DataError(f"turn {i} is {turn!r:.60}, expected a role of {', '.join(ROLES)}", kind)
+            raise DataError(
+                f"turn {i} is {turn!r:.60}, expected a role of {', '.join(ROLES)}, or a usual name of one "
+                f"({', '.join(list(_ROLE_NAMES)[1:8])}, ...): rename it",
+                kind,
+            )
         role, content = turn["role"], turn.get("content")
         weight = 0 if turn.get("train") is False else turn.get("weight")  # Axolotl's name for OpenAI's
         if lost := [key for key in _LOST if turn.get(key)]:

@@ -15,11 +15,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 
 from nbhelpers.core import progress
 from nbhelpers.core.errors import DataError, ParameterError
-from nbhelpers.data import normalisation, privacy, quality, schemas
+from nbhelpers.data import conversations, normalisation, privacy, quality, schemas
 
 LOG = ("id", "action", "reason", "detail")  # the columns of a log; action is `dropped`, `changed` or `added`
 
@@ -148,8 +147,9 @@ def rewritten(
 
 def shape_of(raw: Iterable) -> str:
     """The name of the shape of the first row that has one. Raises DataError with the shapes there are."""
-    columns = [{key for key in row if isinstance(key, str)} for row in raw if isinstance(row, dict)]
-    return next(filter(None, map(schemas.known_shape, columns)), None) or schemas.recognise(next(iter(columns), set()))
+    rows = [row for row in raw if isinstance(row, dict)]
+    columns = {key for key in (rows[0] if rows else ()) if isinstance(key, str)}
+    return schemas.shape_of(rows) or schemas.recognise(columns)
 
 
 def validate(
@@ -189,7 +189,7 @@ def validate(
             content = schemas.content_of(row, shape)
             meant = {"id", "messages", "reference", "text", *schemas.meanings(row, shape)}
             extra = {key: row[key] for key in row.keys() - meant if type(row[key]) in (str, int, float, bool)}
-            extra = {key: value for key, value in extra.items() if type(key) is str}
+            extra = {key: None if value != value else value for key, value in extra.items() if type(key) is str}
             json.dumps([extra, content], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             log.append((name, "dropped", "half a character", f"row {number}: {error.object[error.start]!a}"))
@@ -226,10 +226,17 @@ def normalise(rows, strip_markup: bool | None = None) -> Cleaned:
 
     Args:
         strip_markup: None strips the markup of plain texts, where it is a leftover, and leaves it in conversations,
-            where it may be the answer.
+            where it may be the answer. A turn of code stays as it is.
     """
-    strip = "messages" not in rows.column_names if strip_markup is None else strip_markup
-    return rewritten("normalise", rows, partial(normalisation.normalise_text, strip_markup=strip))
+    is_chat = "messages" in rows.column_names
+    strip = not is_chat if strip_markup is None else strip_markup
+
+    def one_form(text: str) -> tuple[str, list[str]]:
+        if is_chat and not strip and conversations.is_code(text):  # where each blank may mean something
+            return text, []
+        return normalisation.normalise_text(text, strip)
+
+    return rewritten("normalise", rows, one_form)
 
 
 def keep_language(rows, language: str = "en", **limits) -> Cleaned:
@@ -241,16 +248,24 @@ def keep_language(rows, language: str = "en", **limits) -> Cleaned:
     verdicts = [quality.language_problem(text, language, **limits) for text in found]
     if "messages" in rows.column_names:
         for i in [i for i, verdict in enumerate(verdicts) if verdict]:
-            if any(quality.is_surely_in(turn["content"], language, **limits) for turn in rows[i]["messages"]):
+            few = {"min_letters": 20, "min_probability": 0.6} | limits
+            if any(quality.is_surely_in(turn["content"], language, **few) for turn in rows[i]["messages"]):
                 verdicts[i] = None
     return filtered("language", rows, verdicts)
 
 
 def filter_quality(rows, **limits) -> Cleaned:
-    """Drop rows with a `quality.quality_problem`; `limits` are its arguments."""
-    return filtered(
-        "quality", rows, [quality.quality_problem(text, **limits) for text in progress.each(texts(rows), "quality")]
-    )
+    """Drop rows with a `quality.quality_problem`; `limits` are its arguments.
+
+    A conversation may be short, of signs or of encoded data: that can be what is asked for.
+    """
+    found = progress.each(texts(rows), "quality")
+    verdicts = [quality.quality_problem(text, **limits) for text in found]
+    if "messages" in rows.column_names:
+        verdicts = [
+            None if verdict and verdict[0] in ("too short", "symbols", "blob") else verdict for verdict in verdicts
+        ]
+    return filtered("quality", rows, verdicts)
 
 
 def redact(rows, find: Callable[[str], list[privacy.Span]] = privacy.find) -> Cleaned:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from nbhelpers.core.errors import DataError
 from nbhelpers.data import chat, schemas
 
-QUESTIONS = ("prompt", "question", "query", "instruction", "problem", "request", "user", "human", "input", "source")
+QUESTIONS = ("prompt", "question", "query", "instruction", "problem", "input", "request", "human", "user")
 ANSWERS = (
-    *("completion", "response", "answer", "output", "reply", "target", "solution", "assistant", "gpt", "answerkey"),
-    *("answer_key", "label_text"),
+    *("completion", "response", "answer", "answers", "output", "reply", "target", "solution", "assistant", "gpt"),
+    *("answerkey", "answer_key", "label_text"),
 )
 _TURNS = ("conversation", "dialogue", "dialog", "chat", "turns")
 _SYSTEM = ("system_prompt", "system_message", "sys_prompt")
@@ -89,7 +89,6 @@ def mapping(rows: list[dict], told: str = "") -> ColumnMapping:
     plain |= names
     if schemas.known_shape(set(plain.values())) in (None, "text", "preference"):  # the last may lack its prompt
         plain = _by_usual_names(plain)
-    shape = schemas.known_shape(set(plain.values()))
     plain |= {column: "system" for column, name in plain.items() if name in _SYSTEM and "system" not in plain.values()}
     known = {*schemas.MEANINGS, *itertools.chain.from_iterable(schemas.SHAPES.values()), "id", "task"}
     names |= {theirs: ours for theirs, ours in plain.items() if ours in known and theirs != ours}
@@ -100,7 +99,12 @@ def mapping(rows: list[dict], told: str = "") -> ColumnMapping:
             f"The columns {' and '.join(f'{column!r:.60}' for column in theirs)} would both be called {ours!r:.60}. "
             "Give one of them another name."
         )
-    return ColumnMapping(names, shape)
+    if told and (wanted := schemas.known_shape(set(_told(told, columns).values()))):
+        others = {name for shape, needed in schemas.SHAPES.items() if shape != wanted for name in needed}
+        others -= schemas.SHAPES[wanted]
+        names |= {c: f"{c} (not used)" for c in columns if names.get(c, c) in others}  # what was told goes first
+    found = ColumnMapping(names, None)
+    return ColumnMapping(names, schemas.shape_of(found.rename(rows)))
 
 
 def _by_usual_names(plain: dict[str, str]) -> dict[str, str]:

@@ -24,8 +24,8 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
     """Drop rows that hold a run of `size` words of an evaluation row or half of its runs, or that repeat one.
 
     Runs of 13 words are the measure of Brown et al. (2020, appendix C). What is left passes `splits.prove_disjoint`.
-    Of conversations the system prompt is no sign of a leak, nor is a paragraph that two questions share which ask
-    different things about it (`conversations.own`).
+    Of conversations the system prompt is no sign of a leak, nor is a passage that two questions share which ask
+    different things about it (`conversations.own`). A question that holds a held-out one whole is a leak.
 
     Args:
         rows: without duplicates, so that `common` counts different texts.
@@ -74,8 +74,12 @@ def _differing(row, other) -> tuple[str, str]:
     if isinstance(row, str) or isinstance(other, str):
         return _text(row), _text(other)
     questions = conversations.own(conversations.question(row), conversations.question(other))
-    if all(chat.is_blank(text) for text in questions):
+    if all(chat.is_blank(text) for text in questions) or _contains(row, other):
         return _text(row), _text(other)
     return tuple(
         f"{text}\n\n{conversations.answer(turns)}" for text, turns in zip(questions, (row, other), strict=True)
     )
+
+
+def _contains(row, other) -> bool:
+    return conversations.contains(conversations.question(row), conversations.question(other))

@@ -10,7 +10,7 @@ from collections import Counter
 
 from nbhelpers.data import wording
 
-_MARKS = re.compile(r"^[ \t]+(?=\S)|[^\w\s.,;:!?'\"()\u2018-\u201d\u2013\u2014-]", re.M)
+_MARKS = re.compile(r"^[ \t]+(?=\S)|(?<=\w)\(|[^\w\s.,;:!?'\"()\u2018-\u201d\u2013\u2014-]", re.M)
 
 
 def question(messages: list[dict]) -> str:
@@ -61,17 +61,33 @@ def is_same(first: str, second: str, threshold: float) -> bool:
     return key(first) == key(second) or (marks(first) == marks(second) and similarity(first, second) >= threshold)
 
 
+def _units(text: str) -> dict[str, str]:
+    """The lines and sentences of a text by their keys."""
+    parts = (part for part in re.split(r"\n+|(?<=[.!?])\s+", text) if part.strip())
+    return {key(part): part for part in parts}
+
+
 def own(first: str, second: str) -> tuple[str, str]:
-    """What each of two questions says that the other does not: their paragraphs without those that both have."""
-    left, right = ({key(part): part for part in re.split(r"\n\s*\n", text) if part.strip()} for text in (first, second))
+    """What each of two questions says that the other does not: their lines and sentences without those of both."""
+    left, right = _units(first), _units(second)
     return tuple(
-        "\n\n".join(part for name, part in mine.items() if name not in others)
+        "\n".join(part for name, part in mine.items() if name not in others)
         for mine, others in ((left, right), (right, left))
     )
 
 
+def contains(asked: str, question: str) -> bool:
+    """Whether one question says all of the other, or is said by it whole with at least half of its words.
+
+    What is said must be eight words or more: to share "Explain." is not to ask the same.
+    """
+    mine, theirs = own(asked, question)
+    shared = len(wording.words(question)) - len(wording.words(theirs))
+    return shared >= 8 and (not theirs or (not mine and 2 * shared >= len(wording.words(question))))
+
+
 def asks_the_same(first: list[dict], second: list[dict], threshold: float = 0.95) -> bool:
-    """Whether what is left of two questions without their common paragraphs says the same."""
+    """Whether what is left of two questions without their common lines and sentences says the same."""
     return is_same(*own(question(first), question(second)), threshold)
 
 

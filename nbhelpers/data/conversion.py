@@ -197,7 +197,7 @@ def convert(rows, shape: str) -> Converted:
         try:
             turns = normal_form(row)
             kept.append(from_messages(_others(row) | turns, shape))
-            left_out.update(name for name in _unmeant(row) if name not in kept[-1])
+            left_out.update(name for name in _unmeant(row) if kept[-1].get(name) != row[name])
         except DataError as error:
             refused_rows[read] = str(error)
             reasons[error.reason] += 1

@@ -12,7 +12,6 @@ import hashlib
 import re
 from array import array
 from collections.abc import Collection
-from functools import partial
 
 from nbhelpers.core import progress
 from nbhelpers.core.errors import ParameterError
@@ -230,8 +229,12 @@ def repeated(rows, others: list, threshold: float = 0.95) -> list[tuple[str, flo
             for key, name in zip(keys, ids, strict=False):
                 owner.setdefault(key, name)
     content = cleaning.texts(rows)
-    asks_the_same = partial(conversations.asks_the_same, threshold=threshold)
-    near = index.add(rows["id"][:], content, keep=False, messages=_turns(rows), is_same=asks_the_same)
+
+    def is_same(held_out: list[dict], row: list[dict]) -> bool:
+        asked = conversations.question(row), conversations.question(held_out)
+        return conversations.contains(*asked) or conversations.asks_the_same(held_out, row, threshold)
+
+    near = index.add(rows["id"][:], content, keep=False, messages=_turns(rows), is_same=is_same)
     asked = _questions(rows) or [None] * len(content)
     exact = [owner.get(_said(text), owner.get(key)) for text, key in zip(content, asked, strict=True)]
     return [match if name is None else (name, 1.0) for name, match in zip(exact, near, strict=True)]
@@ -247,8 +250,8 @@ def _turns(rows) -> list[list[dict]] | None:
 
 
 def _questions(rows) -> list[str]:
-    """Of each conversation what stands before its answer; none for plain texts."""
-    return [schemas.fold(messages) for messages in rows["messages"][:]] if "messages" in rows.column_names else []
+    """Of each conversation what stands before its answer, without the system's turn; none for plain texts."""
+    return [schemas.fold([t for t in turns if t["role"] != "system"]) for turns in _turns(rows) or ()]
 
 
 def drop_exact(rows, seen: dict[bytes, str] | None = None) -> Cleaned:

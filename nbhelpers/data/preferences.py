@@ -17,6 +17,7 @@ from nbhelpers.core.errors import DataError
 from nbhelpers.core.statistics import Metric, share
 from nbhelpers.data import chat, column_names, files, schemas, splits
 
+_LONG = 40  # characters of a prompt with which an answer does not begin by chance
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")  # of Anthropic's HH-RLHF
 
 
@@ -78,6 +79,8 @@ def from_scores(prompt: list[dict], answers: list[str], scores: list, most: int 
     if len(answers) != len(scores):
         raise DataError(f"{len(answers)} answers have {len(scores)} scores; each needs one.", "scores do not fit")
     numbers = [_number(score) for score in scores]
+    if bad := [answer for answer in answers if not isinstance(answer, str)]:
+        raise DataError(f"An answer is {bad[0]!r:.40}, expected text.", "with an answer that is no text")
     known = [i for i, number in enumerate(numbers) if not math.isnan(number)]
     ranked = [(i, j) for i, j in itertools.permutations(known, 2) if numbers[i] > numbers[j]]
     ranked = [(i, j) for i, j in ranked if not _alike(answers[i], answers[j])]
@@ -152,7 +155,7 @@ def _pairs_of(row: dict) -> list[dict]:
         return found
     if not {"chosen", "rejected"} <= row.keys():
         raise DataError("A row needs chosen and rejected.", "without chosen and rejected")
-    chosen, rejected = chat.unpacked(row["chosen"]), chat.unpacked(row["rejected"])
+    chosen, rejected = (_answer(row[name]) for name in ("chosen", "rejected"))
     if row.get("prompt") is not None:
         prompt = _prompt(row)
         chosen, rejected = _without_prompt(chat.unpacked(row["prompt"]), chosen, rejected)
@@ -163,6 +166,13 @@ def _pairs_of(row: dict) -> list[dict]:
     if _alike(chosen, rejected):
         raise DataError("Both answers are the same.", "with two answers alike")
     return [_pair(prompt, chosen, rejected)]
+
+
+def _answer(answer):
+    """An answer as text or plain turns; one turn alone becomes a list of it."""
+    answer = [answer] if isinstance(answer, dict) and "content" in answer else answer
+    turns = chat.turns_in(answer)
+    return turns if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns) else answer
 
 
 def _prompt(row: dict) -> list[dict]:
@@ -181,16 +191,22 @@ def _without_prompt(prompt, chosen, rejected) -> tuple[str, str]:
         if isinstance(answer, list):
             turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
             answer = answer[len(turns) :] if answer[: len(turns)] == turns else answer
-            if len(answer) != 1 or answer[0].get("role") != "assistant":
+            if len(answer) != 1 or not isinstance(answer[0], dict) or answer[0].get("role") != "assistant":
                 raise DataError("An answer must be one turn of the assistant.", "with an answer of several turns")
             answer = answer[0].get("content")
         if not isinstance(answer, str):
             raise DataError(f"An answer is {answer!r:.40}, expected text.", "with an answer that is no text")
         texts.append(answer)
-    repeats = [isinstance(prompt, str) and bool(prompt.strip()) and text.startswith(prompt) for text in texts]
-    if any(repeats) and not all(repeats):
+    repeats = [isinstance(prompt, str) and bool(prompt.strip()) and _begins_with(text, prompt) for text in texts]
+    if any(repeats) and not all(repeats) and len(prompt) >= _LONG:
         raise DataError("One answer begins with the prompt, the other does not.", "with the prompt in one answer")
     return tuple(text[len(prompt) :].lstrip() if all(repeats) else text for text in texts)
+
+
+def _begins_with(text: str, prompt: str) -> bool:
+    """Whether a text begins with the prompt and goes on behind it: the border is no place within a word or sentence."""
+    rest = text[len(prompt) :]
+    return text.startswith(prompt) and (not rest or rest[0].isspace() or prompt[-1:].isspace())
 
 
 def _split_conversations(chosen, rejected) -> tuple[list[dict], str, str]:

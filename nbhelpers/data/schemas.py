@@ -5,9 +5,10 @@ without a line that says so: a column has one of the `meanings`, or the report o
 """
 
 import json
+import math
 
 from nbhelpers.core.errors import DataError
-from nbhelpers.data.chat import check_messages, is_blank, is_missing, list_in, plain_turn, turn_of, unpacked
+from nbhelpers.data.chat import check_messages, is_blank, is_missing, list_in, turn_of, turns_in, unpacked
 
 
 def text_of(row: dict) -> str:
@@ -43,6 +44,14 @@ def known_shape(columns: set[str]) -> str | None:
     return next((shape for shape, needed in SHAPES.items() if needed <= columns), None)
 
 
+def shape_of(rows) -> str | None:
+    """The shape of the first row that has one, by the columns that hold something in it; None where none has."""
+    for row in rows:
+        if isinstance(row, dict) and (shape := known_shape({k for k, v in row.items() if not is_missing(v)})):
+            return shape
+    return None
+
+
 def recognise(columns: set[str]) -> str:
     """The name of the shape that these columns make. Raises DataError with the shapes there are."""
     if shape := known_shape(columns):
@@ -67,58 +76,100 @@ def meanings(row: dict, shape: str) -> dict[str, str]:
         "alpaca": ("instruction", ("output",)),
     }[shape]
     out = {question: "question"} | {name: name if shape == "preference" else "answer" for name in answers}
-    return out | (MEANINGS if isinstance(unpacked(row.get(question)), str | None) else {"system": "system turn"})
+    if isinstance(unpacked(row.get(question)), list):
+        return out | {"system": "system turn"}
+    return out | MEANINGS | dict.fromkeys(_lettered(row), "question")
+
+
+def _lettered(row: dict) -> dict:
+    """The choices of a row that has a column for each, called A, B, ...; none where it has not."""
+    found = {name: row[name] for name in "ABCDEFGH" if not is_missing(row.get(name))}
+    return found if {"A", "B"} <= found.keys() else {}
 
 
 def _labelled(choices) -> dict[str, str]:
-    """Label -> text of the choices of a question: a list, an object, or two lists named `label` and `text`."""
+    """Label -> text of the choices of a question.
+
+    They may be a list, an object, two lists named `label` and `text`, or a list of objects with these keys.
+    """
+    choices = list_in(choices)
     if isinstance(choices, dict) and isinstance(choices.get("text"), list) and isinstance(choices.get("label"), list):
         choices = dict(zip(map(str, choices["label"]), choices["text"], strict=False))
+    elif (
+        isinstance(choices, list)
+        and choices
+        and all(isinstance(c, dict) and {"label", "text"} <= c.keys() for c in choices)
+    ):
+        choices = {str(choice["label"]): choice["text"] for choice in choices}
     elif isinstance(choices, list) and len(choices) <= 26:
         choices = {chr(ord("A") + i): choice for i, choice in enumerate(choices)}
-    if not isinstance(choices, dict) or not all(isinstance(text, str) for text in choices.values()):
+    if not isinstance(choices, dict) or not all(isinstance(text, str | int | float) for text in choices.values()):
         raise DataError(f"the choices are {choices!r:.60}, expected a list of texts", "choices are not text")
-    return choices
+    return {label: str(text) for label, text in choices.items()}
+
+
+def _choices(row: dict) -> dict[str, str]:
+    given = next((row[name] for name in ("choices", "options") if not is_missing(row.get(name))), None)
+    if given is None or (isinstance(given, str) and not isinstance(list_in(given), list)):
+        return _lettered(row)
+    return _labelled(given)
+
+
+def as_text(value) -> str | None:
+    """A number or truth value as JSON writes it, and text as it is; None for anything else."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None
+
+
+def _texts_in(value) -> list[str]:
+    """All texts and numbers in a value, in their order."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for part in value for text in _texts_in(part)]
+    text = as_text(value)
+    return [] if text is None or is_blank(text) else [text]
 
 
 def _context(row: dict, name: str) -> str:
-    """What a column adds to the question, as text."""
+    """What a column adds to the question, as text; choices as a line each, what is nested as its texts."""
     value = row[name]
-    if name in ("choices", "options") and not isinstance(value, str):
+    if name in ("choices", "options") and not (isinstance(value, str) and not isinstance(list_in(value), list)):
         return "\n".join(f"{label}. {text}" for label, text in _labelled(value).items())
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        value = "\n\n".join(value)
-    if not isinstance(value, str):
-        raise DataError(f"{name} is {value!r:.60}, expected text", "content is not text")
-    return value
+    return "" if value == "<noinput>" else "\n\n".join(_texts_in(value))
 
 
 def question_turns(row: dict, name: str) -> list[dict]:
     """The turns before the answer: a `system` column, the `history`, and the question in column `name`.
 
-    A question of text takes in the columns of `CONTEXTS`, a blank line between them, unless it says the same already.
-    One of turns is taken as it is.
+    A question of text takes in the columns of `CONTEXTS` and choices in columns A, B, ..., a blank line between them,
+    unless it says the same already. One of turns is taken as it is.
 
-    Raises DataError: a column holds no text, or the history is no list of [question, answer].
+    Raises DataError: the question is neither text nor turns, or the history is no list of [question, answer].
     """
     question = unpacked(row.get(name))
     if isinstance(question, list) and name != "instruction":
-        return _system(row) + [plain_turn(turn) for turn in question]
-    if not isinstance(question, str | None):
+        return _with_system(row, turns_in(question))
+    if question is not None and as_text(question) is None:
         raise DataError(f"{name} is {question!r:.60}, expected text", "content is not text")
+    question = None if question is None else as_text(question)
     history = [] if is_missing(row.get("history")) else list_in(row["history"])
     if not isinstance(history, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in history):
         raise DataError(f"history is {history!r:.60}, expected a list of [question, answer]", "bad history")
     before = [turn_of(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
-    for context in CONTEXTS:
-        text = "" if is_missing(row.get(context)) else _context(row, context)
+    lettered = "\n".join(f"{label}. {text}" for label, text in _lettered(row).items())
+    for text in [*(_context(row, context) for context in CONTEXTS if not is_missing(row.get(context))), lettered]:
         if text and (len(text) < _WORDING or text.strip() not in (question or "")):
             question = f"{question}\n\n{text}" if question and not is_blank(question) else text
-    return [*_system(row), *before, turn_of("user", question)]
+    return _with_system(row, [*before, turn_of("user", question)])
 
 
-def _system(row: dict) -> list[dict]:
-    return [] if is_missing(row.get("system")) else [turn_of("system", row["system"])]
+def _with_system(row: dict, turns: list[dict]) -> list[dict]:
+    """The turns with the `system` column before them, unless they begin with the same already."""
+    if is_missing(row.get("system")) or (turns and turns[0] == turn_of("system", row["system"])):
+        return turns
+    return [turn_of("system", row["system"]), *turns]
 
 
 def refuse_more_than_text(row) -> None:
@@ -133,7 +184,7 @@ def to_messages(row: dict, shape: str, weights: bool = False) -> list[dict]:
     """The turns of one row of a known shape, checked as `check_messages` does; nothing that is trained is left out.
 
     Which columns become which turn is what `meanings` says. The answer to `choices` may be the number of one of them,
-    from 0; it becomes its label.
+    from 0, where it is not a label itself; it becomes the label.
 
     Args:
         weights: as in `check_messages`.
@@ -144,22 +195,35 @@ def to_messages(row: dict, shape: str, weights: bool = False) -> list[dict]:
     refuse_more_than_text(row)
     if shape in ("messages", "sharegpt"):
         (column,) = SHAPES[shape]
-        turns = unpacked(row[column])
+        turns = turns_in(row[column])
         if not isinstance(turns, list):
             raise DataError(f"{column} is {turns!r:.60}, expected a list of turns", "no messages")
-        return check_messages([*_system(row), *map(plain_turn, turns)], weights)
+        return check_messages(_with_system(row, turns), weights)
     if shape not in ("prompt/completion", "alpaca"):
-        raise DataError(f"{shape} rows hold no question with one answer; supervised tuning needs messages")
+        raise DataError(
+            f"{shape} rows hold no question with one answer; supervised tuning needs messages, or a column for the "
+            "question and one for the answer"
+        )
     question, answer = ("prompt", "completion") if shape == "prompt/completion" else ("instruction", "output")
-    reply, turns = row[answer], unpacked(row[answer])
-    if isinstance(turns, list) and shape == "prompt/completion" and isinstance(unpacked(row[question]), list):
-        after = [plain_turn(turn) for turn in turns]
-    else:
-        choices = next((row[name] for name in ("choices", "options") if not is_missing(row.get(name))), None)
-        if type(reply) is int and choices is not None and 0 <= reply < len(labels := [*_labelled(choices)]):
-            reply = labels[reply]
-        after = [turn_of("assistant", reply)]
-    return check_messages(question_turns(row, question) + after, weights)
+    asked = question_turns(row, question)
+    if isinstance(unpacked(row[answer]), list) and isinstance(unpacked(row[question]), list):
+        return check_messages(asked + turns_in(row[answer]), weights)
+    return check_messages([*asked, turn_of("assistant", _reply(row, answer))], weights)
+
+
+def _reply(row: dict, name: str):
+    """The answer in column `name` as text: of several (as SQuAD has them) the first, of choices its label."""
+    reply = row[name]
+    if isinstance(reply, dict) and isinstance(reply.get("text"), list):
+        reply = reply["text"]
+    if isinstance(reply, list) and reply and all(isinstance(text, str) for text in reply):
+        reply = reply[0]
+    text, choices = as_text(reply), _choices(row)
+    if choices and text is not None and text not in choices and text not in choices.values() and text.isdigit():
+        if int(text) >= len(choices):
+            raise DataError(f"the answer is choice {text} of {len(choices)}, counted from 0", "no such choice")
+        return [*choices][int(text)]
+    return reply if text is None else text
 
 
 def content_of(row: dict, shape: str) -> dict:

@@ -259,7 +259,7 @@ def normalise(name: str, rows: list[dict]) -> list[dict]:
     the first such row, counted from 1.
     """
     try:
-        shape = schemas.recognise(set(rows[0]))
+        shape = schemas.shape_of(rows[:1]) or schemas.recognise(set(rows[0]))
     except DataError as error:
         raise DataError(f"{name}, row 1: {error}") from None
     out = []

@@ -12,7 +12,8 @@ _FAULTS = {  # what can be wrong with a tokenised row: what it does, and the rem
     "mask covers it; raise max_length, or look at the row with token_view.show.",
     "endless": "do not train the end of an answer (stop tokens: {stops}): the tuned model would not know when to stop. "
     "The answer was cut off, or a mask covers its end, as a collator's does that masks padding where padding is the "
-    "end token; or the template ends a turn with another token: set tokenizer.eos_token to that one.",
+    "end token; or the template ends a turn with another token: name a template by the parameter "
+    "chat_template, which sets the end token with it.",
     "unanswered": "go on behind their last answer: one that followed was cut off (raise max_length) or is masked.",
     "padded": "have labels on padding, which the model would learn to write: mask it, but not the end of the answer.",
     "doubled": "begin with BOS twice: the template writes it and the tokenizer adds it again. Tokenise rendered text "

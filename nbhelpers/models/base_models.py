@@ -49,10 +49,12 @@ def prepare(run):
     p = run.parameters
     if p.chat_template is None:
         return run
-    folder = run.artifact("base_model")
+    folder, source = run.artifact("base_model"), loading.fetch(p.model_id)
+    if source.resolve() == folder.resolve():
+        raise ModelError(f"{p.model_id} was prepared by this run before. Name the model that it was made of.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    print(_prepare(loading.fetch(p.model_id), p.model_id, p.chat_template, p.add_template_tokens, folder))
+    print(_prepare(source, p.model_id, p.chat_template, p.add_template_tokens, folder))
     return run.having(model_id=str(folder))
 
 
@@ -110,7 +112,10 @@ def _find(wanted: str) -> tuple[str, tuple[str, ...]]:
     if path.suffix in (".jinja", ".jinja2", ".j2"):
         if not path.is_file():
             raise ModelError(f"chat_template={wanted!r}: there is no such file.")
-        return path.read_text("utf-8"), ()
+        try:
+            return path.read_text("utf-8"), ()
+        except UnicodeDecodeError:
+            raise ModelError(f"chat_template={wanted!r} is not UTF-8. Save it as UTF-8.") from None
     try:
         other = loading.load_tokenizer(wanted)
     except ModelError as error:

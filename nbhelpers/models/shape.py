@@ -8,7 +8,11 @@ from nbhelpers.core import storage
 from nbhelpers.core.errors import ModelError
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # as Mixtral, Qwen and DeepSeek call their number
-NOT_COUNTED = ("kv_lora_rank", "n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace")
+NOT_COUNTED = (
+    *("kv_lora_rank", "n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace"),
+    *("mamba_d_state", "mamba_d_ssm", "ssm_cfg", "lru_width", "state_size", "attn_layer_period"),
+)  # latent attention, shared experts, states beside attention
+FOUR_TIMES = ("gpt2", "opt", "gptj", "codegen", "gpt_bigcode")  # an MLP of four times the width, where none is said
 LEARNED_POSITIONS = ("gpt2", "opt")  # each position has a row of its own, and there are no more
 _OTHER_NAMES = {
     "n_embd": "hidden_size",
@@ -68,8 +72,10 @@ class Shape:
         """From the entries of a config.json. Raises KeyError where it is of another kind of model."""
         config = config.get("text_config", config)
         config = {_OTHER_NAMES.get(name, name): value for name, value in config.items()} | config
-        if config.get("model_type") in LEARNED_POSITIONS and not config.get("intermediate_size"):
+        if config.get("model_type") in FOUR_TIMES and not config.get("intermediate_size"):
             config["intermediate_size"] = 4 * config["hidden_size"]
+        if empty := [name for name in ("hidden_size", "intermediate_size") if not config.get(name)]:
+            raise KeyError(empty[0])
         if other := [name for name in NOT_COUNTED if config.get(name)]:
             raise ModelError(
                 f"The config has {', '.join(other)}: attention or experts of a kind that is not counted here."

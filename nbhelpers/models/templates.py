@@ -77,15 +77,33 @@ def answers(messages: list[dict], tokenizer) -> tuple[str, list[tuple[int, int]]
 
 
 def _refuse_a_lost_turn(messages: list[dict], text: str) -> None:
-    """Raises AuditError where the content of a turn does not stand in the rendered text as often as turns have it."""
-    contents = [turn["content"].strip() for turn in messages]
-    for i, content in enumerate(contents):
-        as_json = (json.dumps(content, ensure_ascii=ascii)[1:-1] for ascii in (True, False))  # how some write a tool's
-        if max(text.count(content), *map(text.count, as_json)) < contents.count(content):
-            raise AuditError(
-                f"The template leaves out turn {i}, the {messages[i]['role']}'s: {content!r:.60} stands in no token. "
-                "Use a template that renders it, put the text into the user's turn, or remove the turn."
-            )
+    """Raises AuditError where a turn does not stand in the rendered text, after the turn before it.
+
+    A system turn may stand elsewhere: some templates put it into the last question.
+    """
+    place, lost = 0, None
+    for i, turn in enumerate(messages):
+        content = turn["content"].strip()
+        forms = [content, *(json.dumps(content, ensure_ascii=ascii)[1:-1] for ascii in (True, False))]
+        begin = 0 if turn["role"] == "system" else place
+        found = [(text.find(form, begin), len(form)) for form in forms if text.find(form, begin) >= 0]
+        if not found:
+            lost = i
+            break
+        if turn["role"] != "system" or messages[1]["content"].strip() not in content:
+            at, length = min(found)
+            place = at + length if turn["role"] != "system" else place
+    if lost is None and messages[0]["role"] == "system":
+        others = [turn["content"].strip() for turn in messages[1:]]
+        said = messages[0]["content"].strip()
+        if text.count(said) <= sum(other.count(said) for other in others):
+            lost = 0  # it stands only where another turn says the same
+    if lost is not None:
+        raise AuditError(
+            f"The template leaves out turn {lost}, the {messages[lost]['role']}'s: "
+            f"{messages[lost]['content'].strip()!r:.60} does not stand where it belongs. Use a template that renders "
+            "it, put the text into the user's turn, or remove the turn."
+        )
 
 
 def make_trainable(tokenizer) -> str:

@@ -92,6 +92,32 @@ ANSWER = {"role": "assistant", "content": "So."}
          set()),
         ({"messages": [{"role": "User ", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]},
                        {"role": "model", "content": "So."}]}, "Why?", "So.", set()),
+        ({"question": "Which?", "choices": {"text": ["Red", "Blue"], "label": ["1", "2"]}, "answer": 1},
+         "Which?\n\n1. Red\n2. Blue", "1", set()),  # a label goes before a place
+        ({"question": "Which?", "choices": "['Red', 'Blue']", "answer": "1"}, "Which?\n\nA. Red\nB. Blue", "B", set()),
+        ({"question": "Which?", "choices": [{"label": "x", "text": "Red"}, {"label": "y", "text": "Blue"}],
+          "answer": "y"},
+         "Which?\n\nx. Red\ny. Blue", "y", set()),
+        ({"question": "Which?", "A": "Red", "B": "Blue", "answer": "A"}, "Which?\n\nA. Red\nB. Blue", "A", set()),
+        ({"question": "Who?", "context": "Lo was born in Abo.",
+          "answers": {"text": ["Lo", "Lo S."], "answer_start": [0, 0]}},
+         "Who?\n\nLo was born in Abo.", "Lo", set()),
+        ({"question": "Who?", "context": {"title": ["Abo"], "sentences": [["Lo was born.", "He died."]]},
+          "answer": "Lo"},
+         "Who?\n\nAbo\n\nLo was born.\n\nHe died.", "Lo", set()),
+        ({"instruction": "Sum.", "input": "<noinput>", "output": 42}, "Sum.", "42", set()),
+        ({"user": "u7", "input": "Sum up.", "output": "ok", "source": "web"}, "Sum up.", "ok", {"user", "source"}),
+        ({"prompt": '[{"from": "Paris", "to": "Rome"}]', "completion": "A trip."}, '[{"from": "Paris", "to": "Rome"}]',
+         "A trip.", set()),
+        ({"system": "Be brief.", "messages": [ASK | {"content": "Why?"}, ANSWER]}, None, "So.", set()),
+        ({"messages": [{"Role": "<|user|>", "Content": "Why?"}, {"Role": "Assistant:", "Content": ["So", "."]}]},
+         "Why?", "So.", set()),
+        ({"messages": {"role": ["user", "assistant"], "content": ["Why?", "So."]}}, "Why?", "So.", set()),
+        ({"messages": "[{'role': 'user', 'content': 'Why?'}\n {'role': 'assistant', 'content': 'So.'}]"}, "Why?", "So.",
+         set()),
+        ({"messages": [ASK | {"speaker": "Bob"}, ANSWER | {"text": "OTHER"}]}, "Why?", "So.",
+         {"messages[].speaker", "messages[].text"}),
+        ({"messages": [{"role": "", "from": "human", "content": "", "value": "Why?"}, ANSWER]}, "Why?", "So.", set()),
         ({"prompt": "List pairs.", "completion": "[[1, 2], [3, 4]]"}, "List pairs.", "[[1, 2], [3, 4]]", set()),
         ({"prompt": [ASK], "completion": "So."}, "Why?", "So.", set()),
     ],
@@ -100,7 +126,8 @@ def test_what_belongs_to_the_question_is_in_it_and_what_is_left_is_named(row, qu
     mapping = column_names.mapping([row])
     (plain,) = mapping.rename([row])
     turns = schemas.to_messages(plain, mapping.shape)
-    assert [turn["content"] for turn in turns] == [question, answer]
+    said = [turn["content"] for turn in turns if turn["role"] != "system"]
+    assert said == [question or "Why?", answer]
     table = mapping.table([row])
     assert {column for column, (becomes, _) in table.items() if becomes == "not used"} == unused
     assert table.keys() >= row.keys()
@@ -111,6 +138,43 @@ def test_an_empty_system_turn_is_left_out(system):
     turns = [{"role": "system", "content": system}, ASK, ANSWER]
     assert schemas.to_messages({"messages": turns}, "messages") == [ASK, ANSWER]
     assert schemas.to_messages({"messages": turns[1:], "system": system}, "messages") == [ASK, ANSWER]
+
+
+def test_the_first_row_that_has_a_shape_decides_and_the_report_says_the_same():
+    turns = [ASK, ANSWER]
+    rows = [{"text": "plain"}, {"text": "t", "messages": turns}]
+    mapping = column_names.mapping(rows)
+    assert mapping.shape == "text"
+    assert mapping.describe(rows, None) == "text: text; not used: messages (1 rows)"
+    empty = [{"instruction": "q", "output": "a", "messages": None, "conversations": []}] * 3
+    assert column_names.mapping(empty).shape == "alpaca"
+    assert len(cleaning.validate(empty).rows) == 3
+
+
+def test_what_is_told_goes_before_what_is_known():
+    rows = [{"messages": [ASK, ANSWER], "headline": "h", "body": "b"}]
+    mapping = column_names.mapping(rows, "headline=prompt, body=completion")
+    (plain,) = mapping.rename(rows)
+    assert [turn["content"] for turn in schemas.to_messages(plain, mapping.shape)] == ["h", "b"]
+    assert "not used: messages" in mapping.describe(rows)
+
+
+def test_a_key_that_comes_twice_inside_a_cell_is_refused():
+    cell = '[{"role": "user", "content": "one", "content": "two"}, {"role": "assistant", "content": "a"}]'
+    with pytest.raises(DataError, match="the key 'content' twice"):
+        schemas.to_messages({"messages": cell}, "messages")
+
+
+def test_a_number_that_is_none_is_kept_as_missing_so_that_the_set_can_be_written():
+    raw = [{"prompt": f"q{score}", "completion": "a", "score": score} for score in (float("nan"), 0.5)]
+    rows = cleaning.validate(raw).rows
+    assert rows["score"][:] == [None, 0.5]
+
+
+def test_a_column_that_a_conversion_overwrites_is_counted():
+    row = {"messages": [ASK, ANSWER], "input": "SECRET", "prompt": "OTHER"}
+    assert conversion.convert([row], "alpaca").left_out == {"input": 1, "prompt": 1}
+    assert conversion.convert([row], "prompt/completion").left_out == {"input": 1, "prompt": 1}
 
 
 def random_row(rng: random.Random) -> dict:

@@ -55,6 +55,44 @@ def test_a_real_copy_among_them_is_still_found(what):
     assert [name for name, *_ in leaked.log] == ["new-0"]
 
 
+QUESTION = "A train leaves Paris at eight and travels at ninety kilometres an hour towards Lyon. When does it arrive?"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        chat(f"Solve this problem.\n\n{QUESTION}", "At one."),
+        chat(f"{QUESTION}\n\nThink step by step.", "At one."),
+        chat(QUESTION, "At one.", SYSTEM),
+        chat(QUESTION, "At one.") + chat("Thanks.", "Welcome."),
+        chat(f"Here is a task: {QUESTION}", "Thirteen."),
+    ],
+)
+def test_a_held_out_question_with_more_around_it_is_a_leak(messages):
+    train, test = rows([messages]), rows([chat(QUESTION, "At one o'clock.")], "test")
+    assert len(contamination.decontaminate(train, test).rows) == 0
+    assert bool(splits.leaks(train, test)) == (messages[0]["role"] == "system")  # the proof compares whole questions
+
+
+@pytest.mark.parametrize(
+    "joined", ["{passage}\n{question}", "{passage} {question}", "Q: {question}\nContext: {passage}"]
+)
+def test_a_passage_with_several_questions_is_no_leak_however_it_is_joined(joined):
+    data = [chat(joined.format(passage=PASSAGE, question=f"When was bridge {i} of the north built?"), f"In {i}.")
+            for i in range(12)]  # fmt: skip
+    assert len(duplicates.drop_near(rows(data)).rows) == 12
+    assert len(contamination.decontaminate(rows(data[4:]), rows(data[:4], "test")).rows) == 8
+
+
+def test_word_problems_that_differ_in_a_number_are_no_copies():
+    story = (
+        "A farmer keeps {} hens in a large barn behind the old mill. Each hen lays two eggs a day, summer and winter. "
+    )
+    story += "He sells all of them on Sunday. How many eggs are that in a week?"
+    data = [chat(story.format(hens), f"{14 * hens} eggs.") for hens in (12, 15, 31, 48, 77)]
+    assert len(duplicates.drop_near(rows(data)).rows) == 5
+
+
 def test_a_held_out_question_inside_a_longer_one_and_a_held_out_answer_are_leaks():
     long = "the quick brown fox jumps over the lazy dog while nobody in the garden looks at it"
     held_out = rows(

@@ -118,8 +118,9 @@ def wrong_type(rng):
     at = rng.randrange(len(rows))
     key = rng.choice(list(rows[at]))
     wrong = [3, 2.5, True, ["a"], {"a": 1}, [["a"]], {"role": "user"}, [None], "words"]
-    rows[at][key] = rng.choice(wrong if isinstance(rows[at][key], list) else wrong[:-1])
-    return *either_json(rng, rows), REFUSED, at + 1
+    value = rows[at][key] = rng.choice(wrong if isinstance(rows[at][key], list) else wrong[:-1])
+    simple = isinstance(value, int | float) or value == ["a"]  # a number is a text, and of several answers the first is
+    return *either_json(rng, rows), EITHER if simple or key == "input" else REFUSED, at + 1
 
 
 def wrong_turn(rng):

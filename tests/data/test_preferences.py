@@ -5,6 +5,7 @@ import pytest
 from nbhelpers.core.errors import DataError
 from nbhelpers.data import preferences
 
+LONG = "Name a colour that most people find calm and warm."
 ASK = [{"role": "user", "content": "Name a colour."}]
 TRANSCRIPT = "\n\nHuman: Name a colour.\n\nAssistant: "
 
@@ -38,10 +39,10 @@ def test_the_shared_prompt_ends_with_a_whole_word(chosen, rejected, prompt):
         ({"chosen": "The sky", "rejected": "The sky is blue"}, "with an empty answer"),
         ({"chosen": "Paris ", "rejected": "London"}, "without a prompt"),
         ({"prompt": "Q", "chosen": "a  b", "rejected": "a b"}, "with two answers alike"),
-        ({"prompt": "Q", "chosen": "Q red", "rejected": "blue"}, "with the prompt in one answer"),
+        ({"prompt": LONG, "chosen": f"{LONG} red", "rejected": "blue"}, "with the prompt in one answer"),
         ({"prompt": "Q", "chosen": None, "rejected": "blue"}, "with an answer that is no text"),
         ({"prompt": [answer("Hello")], "chosen": "a", "rejected": "b"}, "with a prompt that no user ends"),
-        ({"prompt": 7, "chosen": "a", "rejected": "b"}, "with a prompt that no user ends"),
+        ({"prompt": {"a": 7}, "chosen": "a", "rejected": "b"}, "with a prompt that no user ends"),
         ({"prompt": "Q", "chosen": "a"}, "without chosen and rejected"),
         ({"prompt": "Q", "answers": ["a", "b"], "scores": [6, 6]}, "scores are all alike"),
         ({"prompt": "Q", "answers": ["a", "b"], "scores": [6]}, "scores do not fit"),
@@ -138,3 +139,24 @@ def test_pairs_of_one_prompt_are_held_out_together():
     assert 6 <= len(held_out) <= 18
     assert not {pair["group"] for pair in train} & {pair["group"] for pair in held_out}
     assert train[0]["prompt"] == [{"role": "user", "content": train[0]["prompt"][0]["content"]}]
+
+
+def test_an_answer_that_only_begins_like_its_prompt_stays_whole():
+    row = {"prompt": "Hello", "chosen": "Hello! How can I help?", "rejected": "Hello, I am a model."}
+    (pair,) = preferences.from_rows([row]).pairs
+    assert (pair["chosen"], pair["rejected"]) == ("Hello! How can I help?", "Hello, I am a model.")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        (["good"], ["bad"]),
+        ([{"from": "gpt", "value": "good"}], [{"from": "gpt", "value": "bad"}]),
+        ({"role": "Assistant", "content": "good"}, {"role": "Assistant", "content": "bad"}),
+    ],
+)
+def test_answers_as_lists_of_others_are_read_or_refused_but_never_a_crash(answers):
+    row = {"prompt": "q", "chosen": answers[0], "rejected": answers[1]}
+    good = {"prompt": "Name a colour.", "chosen": "Red", "rejected": "7"}
+    found = preferences.from_rows([good, row])
+    assert len(found.pairs) == (1 if answers[0] == ["good"] else 2)

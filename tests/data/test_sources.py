@@ -128,7 +128,7 @@ REFUSED = {
     "missing cell": ("a.jsonl", GOOD + jsonl([{"prompt": "a", "completion": None}]), "row 3: lacks completion.*fill"),
     "empty answer": ("a.jsonl", GOOD + jsonl([{"prompt": "a", "completion": " "}]), "row 3: turn 1 .* expected text"),
     "empty question": ("a.csv", "prompt,completion\na,b\n,d\n", "row 2: turn 0 .* expected text"),
-    "number as answer": ("a.jsonl", GOOD + jsonl([{"prompt": "a", "completion": 4}]), "row 3: turn 1 .* expected text"),
+    "list as answer": ("a.jsonl", GOOD + jsonl([{"prompt": "a", "completion": [4]}]), "row 3: turn 1 .* expected text"),
     "unknown role": ("a.jsonl", jsonl([{"messages": [{"role": "judge", "content": "x"}]}]), "row 1: .*role of system"),
     "no answer": ("a.jsonl", jsonl([{"messages": QUESTION[:1]}]), "row 1: the last turn is the user's"),
     "turns as text": ("a.jsonl", jsonl([{"conversations": ["hello"]}]), "row 1: "),

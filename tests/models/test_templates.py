@@ -460,12 +460,28 @@ def test_a_template_that_leaves_out_a_turn_is_refused_and_the_turn_named(roles):
     encoding.encode(SPOKEN, chatml("system", "user", "assistant"))
 
 
+def test_a_lost_turn_is_found_though_its_text_comes_again():
+    turns = [
+        {"role": "user", "content": "Weather in Oslo?"},
+        {"role": "assistant", "content": "I look it up."},
+        {"role": "tool", "content": "18 C"},
+        {"role": "assistant", "content": "It is 18 C in Oslo."},
+    ]
+    with pytest.raises(AuditError, match="leaves out turn"):
+        encoding.encode(turns, chatml("user", "assistant"))
+    encoding.encode(turns, chatml("user", "assistant", "tool"))
+    said_again = [SPOKEN[0], {"role": "user", "content": "Be brief. Who are you?"}, SPOKEN[2]]
+    with pytest.raises(AuditError, match="leaves out turn 0, the system's"):
+        encoding.encode(said_again, chatml("user", "assistant"))
+    encoding.encode(said_again, chatml("system", "user", "assistant"))
+
+
 def test_a_turn_that_is_rendered_once_but_said_twice_is_missed():
     twice = [SPOKEN[1], SPOKEN[2], {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "As I said."}]
     tokenizer = chatml("user", "assistant")
     encoding.encode(twice, tokenizer)
     tokenizer.chat_template = TURNWISE.replace("m.role in roles", "not (loop.index0 == 0)") + HEAD
-    with pytest.raises(AuditError, match="leaves out turn 0"):
+    with pytest.raises(AuditError, match="leaves out turn"):
         encoding.encode(twice[:3] + twice[3:], tokenizer)
 
 
