@@ -80,7 +80,7 @@ def load(dataset: str, seed: int = 0, test_share: float = 0.1, limit: int = 50_0
     rows = read(dataset, limit)
     mapping = column_names.mapping(rows)
     source = _split(dataset, mapping.rename(rows), seed, test_share)
-    return replace(source, columns=mapping.describe(rows) + source.columns)
+    return replace(source, columns=mapping.describe(rows, ("task",)) + source.columns)
 
 
 def read(dataset: str, limit: int = 50_000) -> list[dict]:

@@ -250,7 +250,10 @@ def double_the_start(row: dict, tokenizer) -> None:
             mask,
             r"1 of 24 rows \(first: \[3\]\) have no label.*raise max_length, or look at the row with token_view.show",
         ),
-        (cut_the_end, r"1 of 24 rows \(first: \[3\]\) do not train the end.*'<\|im_end\|>'.*set tokenizer.eos_token"),
+        (
+            cut_the_end,
+            r"1 of 24 rows \(first: \[3\]\) do not train the end.*'<\|im_end\|>'.*name a template by the parameter",
+        ),
         (mask_an_earlier_end, r"1 of 24 rows \(first: \[3\]\) do not train the end"),
         (cut_the_last_answer, r"1 of 24 rows \(first: \[3\]\) go on behind their last answer"),
         (cut_into_the_last_answer, r"1 of 24 rows \(first: \[3\]\) do not train the end"),
