@@ -34,8 +34,8 @@ def encode(messages: list[dict], tokenizer) -> dict[str, list[int]]:
             raise AuditError(
                 f"The end of the prompt, {text[:start][-20:]!r}, and the start of the answer "
                 f"{text[start : start + 20]!r} make other tokens together than the prompt alone: training and "
-                "inference would see different prompts. Strip the white space at the start of the answer (of code: put a "
-                "line before it, such as ```), or use a template whose prompt ends with a special token."
+                "inference would see different prompts. Strip the white space at the start of the answer (of code: put "
+                "a line before it, such as ```), or use a template whose prompt ends with a special token."
             )
     labels = [
         token if any(start <= begin < end for start, end in spans) else IGNORE
