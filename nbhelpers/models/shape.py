@@ -74,12 +74,12 @@ class Shape:
         config = {_OTHER_NAMES.get(name, name): value for name, value in config.items()} | config
         if config.get("model_type") in FOUR_TIMES and not config.get("intermediate_size"):
             config["intermediate_size"] = 4 * config["hidden_size"]
-        if empty := [name for name in ("hidden_size", "intermediate_size") if not config.get(name)]:
-            raise KeyError(empty[0])
         if other := [name for name in NOT_COUNTED if config.get(name)]:
             raise ModelError(
                 f"The config has {', '.join(other)}: attention or experts of a kind that is not counted here."
             )
+        if empty := [name for name in ("hidden_size", "intermediate_size") if not config.get(name)]:
+            raise KeyError(empty[0])
         heads = config["num_attention_heads"]
         experts = next((config[name] for name in EXPERTS if config.get(name)), 1)
         return cls(

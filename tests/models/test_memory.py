@@ -316,5 +316,8 @@ def test_what_an_optimizer_keeps_is_what_is_predicted(name, optim, model, smoke)
 
 def test_a_model_of_another_kind_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"n_head": 12, "n_embd": 768}')
-    with pytest.raises(ModelError, match=r"config\.json has no 'num_attention_heads'.* Take a Llama-like"):
+    with pytest.raises(ModelError, match=r"has no 'intermediate_size', so that memory and time are not known for this"):
+        memory.Shape.of(tmp_path)
+    (tmp_path / "config.json").write_text('{"n_head": 12, "n_embd": 768, "n_inner": null, "model_type": "mpt"}')
+    with pytest.raises(ModelError, match="'intermediate_size'"):
         memory.Shape.of(tmp_path)
