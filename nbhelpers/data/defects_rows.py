@@ -24,7 +24,7 @@ def _break(kind: str, turns: list[dict], rng: random.Random) -> dict:
     if kind == "turn is no dict":
         turns[place] = rng.choice([turns[place]["content"], None, ["user", "Hello"], 7])
     elif kind == "unknown role":
-        turns[place] = {**turns[place], "role": rng.choice(["moderator", "bot", "narrator", "", None, "Assistant ", 1])}
+        turns[place] = {**turns[place], "role": rng.choice(["moderator", "judge", "narrator", "", None, "Assistants", 1])}
         if rng.random() < 0.2:
             del turns[place]["role"]
     elif kind == "content is None":
@@ -32,7 +32,7 @@ def _break(kind: str, turns: list[dict], rng: random.Random) -> dict:
         if rng.random() < 0.3:
             del turns[place]["content"]
     elif kind == "content is no text":
-        turns[place] = {**turns[place], "content": rng.choice([3, 0.5, True, ["Hello"], {"text": "Hello"}, []])}
+        turns[place] = {**turns[place], "content": rng.choice([3, 0.5, True, [3], {"text": "Hello"}, []])}
     elif kind == "content is blank":
         turns[place] = {**turns[place], "content": rng.choice(["", " ", "\n\t", "\xa0", "\u3000", "\u200b", "\r\n"])}
     elif kind == "last turn is the user's":
