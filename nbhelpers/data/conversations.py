@@ -1,8 +1,9 @@
 """Whether two conversations ask and answer the same.
 
 What many conversations share, a system prompt, an instruction or a passage with several questions, makes them look
-alike without repeating one another. So the paragraphs that two questions have in common are set aside first, and what
-is left is compared. Code that differs at all is another text: `a + b` is not `a - b`, and indentation means something.
+alike without repeating one another. So the lines and sentences that two questions have in common are set aside first,
+and what is left is compared. Code that differs at all is another text: `a + b` is not `a - b`, and indentation means
+something.
 """
 
 import re

@@ -24,7 +24,10 @@ def _break(kind: str, turns: list[dict], rng: random.Random) -> dict:
     if kind == "turn is no dict":
         turns[place] = rng.choice([turns[place]["content"], None, ["user", "Hello"], 7])
     elif kind == "unknown role":
-        turns[place] = {**turns[place], "role": rng.choice(["moderator", "judge", "narrator", "", None, "Assistants", 1])}
+        turns[place] = {
+            **turns[place],
+            "role": rng.choice(["moderator", "judge", "narrator", "", None, "Assistants", 1]),
+        }
         if rng.random() < 0.2:
             del turns[place]["role"]
     elif kind == "content is None":

@@ -129,10 +129,8 @@ def _read_table(path: Path) -> Iterator[dict]:
             separator = "\t"
         file.seek(0)
         skipped = begin = 0
-        while (
-            (begin := file.tell()) >= 0 and (line := file.readline()) and (not line.strip() or (line == first and said))
-        ):
-            skipped += 1
+        while (line := file.readline()) and (not line.strip() or (said and line == first)):
+            skipped, begin = skipped + 1, file.tell()
         file.seek(begin)
         reader = csv.DictReader(file, strict=True, delimiter=separator)
         reader.fieldnames = _column_names(path, reader.fieldnames or [])

@@ -5,11 +5,13 @@ from pathlib import Path
 
 
 def magic(path: Path) -> bytes:
+    """The first four bytes of a file, which tell an archive."""
     with open(path, "rb") as file:
         return file.read(4)
 
 
 def opener(path: Path):
+    """What opens the file: gzip's `open` where it is compressed, whatever its name, else the built-in one."""
     return gzip.open if path.suffix.lower() == ".gz" or magic(path)[:2] == b"\x1f\x8b" else open
 
 
