@@ -50,7 +50,7 @@ def list_in(value):
     """
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
-    texts = ((json_with_each_key_once, value), (ast.literal_eval, re.sub(r"}\s+{", "}, {", value)))
+    texts = ((DECODER.decode, value), (ast.literal_eval, re.sub(r"}\s+{", "}, {", value)))
     for read, text in texts:
         try:
             found = read(text.strip())
@@ -62,17 +62,16 @@ def list_in(value):
     return value
 
 
-def json_with_each_key_once(text: str):
-    """The value of a JSON text. Raises DataError where an object has a key twice, ValueError where it is no JSON."""
-    return json.loads(text, object_pairs_hook=_object)
-
-
 def _object(pairs: list[tuple]) -> dict:
+    """An object of JSON. Raises DataError where it has a key twice, of which Python would keep the last."""
     out = dict(pairs)
     if len(out) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
         raise DataError(f"an object has the key {twice!r:.60} twice", "a key twice")
     return out
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)  # of JSON whose objects have each key once
 
 
 def _is_turn(value) -> bool:
@@ -138,6 +137,7 @@ def unused_keys(value) -> list[str]:
 
 
 def turn_of(role: str, content) -> dict:
+    """A plain turn."""
     return {"role": role, "content": content}
 
 

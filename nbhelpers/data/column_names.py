@@ -60,8 +60,8 @@ class ColumnMapping:
             others = out.get(column, ("", 0))
             both = " or ".join(filter(None, (becomes, others[0])))  # one column may mean two things in two rows
             out[column] = (both, count + others[1])
-        order = dict.fromkeys(itertools.chain.from_iterable(row for row in rows if isinstance(row, dict)))
-        return {c: out[c] for c in sorted(out, key=lambda c: [*order].index(c.partition("[].")[0]))}
+        order = list(dict.fromkeys(itertools.chain.from_iterable(row for row in rows if isinstance(row, dict))))
+        return {c: out[c] for c in sorted(out, key=lambda c: order.index(c.partition("[].")[0]))}
 
     def describe(self, rows: list[dict], kept: tuple[str, ...] | None = ("id", "task")) -> str:
         """The table in one line: `question: instruction + context; answer: response; not used: category (15 rows)`."""

@@ -2,33 +2,20 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from nbhelpers.core.errors import DataError
 from nbhelpers.data import opened, schemas
+from nbhelpers.data.chat import DECODER
 
-
-class _RepeatedKey(Exception):
-    """An object of JSON has a key twice, of which Python would keep the last."""
-
-
-def _object(pairs: list[tuple]) -> dict:
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        raise _RepeatedKey(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
-    return out
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-_FAULTS = (ValueError, RecursionError, _RepeatedKey)
+_FAULTS = (ValueError, RecursionError)  # a key that comes twice is a DataError, which is a ValueError
 
 
 def _fault(error: Exception) -> str:
     """What is wrong with a text, without the line number, and what to do."""
-    if isinstance(error, _RepeatedKey):
-        return f"it has the key {str(error)!r:.60} twice. Give one of them another name"
+    if isinstance(error, DataError):
+        return f"{error}. Give one of them another name"
     if isinstance(error, json.JSONDecodeError):
         before = error.doc[: error.pos].rstrip()
         comma = before.endswith(",") and error.doc[error.pos : error.pos + 1] in ("]", "}")
@@ -39,6 +26,7 @@ def _fault(error: Exception) -> str:
 
 
 def read_lines(path: Path) -> Iterator[dict]:
+    """The rows of JSON lines one by one; a list, or objects of several lines each, are read whole."""
     with opened.text(path) as file:
         first = next((line for line in file if line.strip()), "").lstrip()
     if first.startswith("[") or first.rstrip() == "{":  # a list, or objects of several lines, in spite of the name
@@ -49,7 +37,7 @@ def read_lines(path: Path) -> Iterator[dict]:
             if not line.strip():
                 continue
             try:
-                row = _DECODER.decode(line.strip().removesuffix(","))
+                row = DECODER.decode(line.strip().removesuffix(","))
             except _FAULTS as error:
                 raise DataError(f"{path}, line {number}: {_fault(error)}. Each line must be one object.") from None
             if not isinstance(row, dict):
@@ -64,7 +52,7 @@ def _objects(text: str, start: int) -> list:
     """The values that follow one another in a text, as JSON lines have them; raises as a decoder does."""
     out, place = [], _GAP.match(text, start).end()
     while place < len(text):
-        value, place = _DECODER.raw_decode(text, place)
+        value, place = DECODER.raw_decode(text, place)
         out.append(value)
         place = _GAP.match(text, place).end()
     return out
@@ -78,7 +66,7 @@ def _place(text: str, error: Exception) -> str:
     while place < len(text) and text[place] != "]":
         number += 1
         try:
-            _, place = _DECODER.raw_decode(text, place)
+            _, place = DECODER.raw_decode(text, place)
         except _FAULTS:
             return f", row {number}"
         place = _GAP.match(text, place).end()
@@ -86,11 +74,12 @@ def _place(text: str, error: Exception) -> str:
 
 
 def read(path: Path) -> list[dict]:
+    """The rows of a JSON file: see `_rows_of`; JSON lines in spite of its name are read too."""
     with opened.text(path) as file:
         text = file.read()
     try:
         start = len(text) - len(text.lstrip())
-        content, end = _DECODER.raw_decode(text, start) if text.strip() else ([], len(text))
+        content, end = DECODER.raw_decode(text, start) if text.strip() else ([], len(text))
         if text[end:].strip():  # more than one value: JSON lines in spite of its name
             content = [content, *_objects(text, end)]
     except _FAULTS as error:

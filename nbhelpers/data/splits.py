@@ -113,7 +113,7 @@ def prove_disjoint(train, test, threshold: float = 0.95) -> dict[str, int]:
         raise AuditError(
             f"{len(found)} of {len(train)} training rows repeat a held-out row (first: {first}): the score would "
             "reward memory. Remove duplicates before splitting, split by group, or drop them with "
-            "duplicates.decontaminate."
+            "contamination.decontaminate."
         )
     return {"train": len(train), "test": len(test), "leaked": 0}
 

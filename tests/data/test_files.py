@@ -87,8 +87,12 @@ def test_text_of_excel_in_utf16_is_read_and_windows_1252_refused_with_a_remedy_t
     [
         ("a.csv", "prompt,completion,completion\nq,good,bad\n", "the column 'completion' twice"),
         ("a.tsv", "prompt\tprompt\nq\tr\n", "the column 'prompt' twice"),
-        ("a.jsonl", '{"prompt": "q", "completion": "a", "prompt": "r"}\n', "line 1: it has the key 'prompt' twice"),
-        ("a.json", '[{"a": "b"}, {"m": [{"role": "x", "role": "y"}]}]', "row 2: it has the key 'role' twice"),
+        (
+            "a.jsonl",
+            '{"prompt": "q", "completion": "a", "prompt": "r"}\n',
+            "line 1: .* the key 'prompt' twice",
+        ),
+        ("a.json", '[{"a": "b"}, {"m": [{"role": "x", "role": "y"}]}]', "row 2: .* the key 'role' twice"),
         ("a.json", '[{"a": "b"},]', r"line 1: bad JSON .*Remove the comma before it"),
         ("a.json", '{"version": 1, "data": [1]}', "Keep the list of the rows alone"),
         ("a.xlsx", "PK", "known are .*Save a spreadsheet as CSV UTF-8"),
