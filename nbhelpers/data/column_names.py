@@ -114,7 +114,7 @@ def _by_usual_names(plain: dict[str, str]) -> dict[str, str]:
         return next((column for name in candidates for column, own in plain.items() if own == name), None)
 
     question, answer = first(QUESTIONS), first(ANSWERS)
-    if {"chosen", "rejected"} <= set(plain.values()):
+    if any(pair <= set(plain.values()) for pair in ({"chosen", "rejected"}, {"answers", "scores"})):
         return plain | ({question: "prompt"} if question else {})
     if turns := first(_TURNS):
         return plain | {turns: "messages"}

@@ -133,7 +133,7 @@ def _read_table(path: Path) -> Iterator[dict]:
             skipped, begin = skipped + 1, file.tell()
         file.seek(begin)
         reader = csv.DictReader(file, strict=True, delimiter=separator)
-        reader.fieldnames = _column_names(path, reader.fieldnames or [])
+        reader.fieldnames = _column_names(f"{path}, line {skipped + 1}", reader.fieldnames or [])
         try:
             while (row := _next_row(reader)) is not None:
                 if None in row or None in row.values():
@@ -150,11 +150,14 @@ def _read_table(path: Path) -> Iterator[dict]:
             ) from None
 
 
-def _column_names(path: Path, names: list[str]) -> list[str]:
-    """The names of a header; a column without one, such as pandas' index, gets its number."""
+def _column_names(place: str, names: list[str]) -> list[str]:
+    """The names of a header; a column without one, such as pandas' index, gets its number.
+
+    Raises DataError where two columns have one name; `place` says where the header stands.
+    """
     names = [name if name.strip() else f"column {number}" for number, name in enumerate(names, 1)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{path} has the column {twice[0]!r:.60} twice. Give one of them another name.")
+        raise DataError(f"{place} has the column {twice[0]!r:.60} twice. Give one of them another name.")
     return names
 
 
@@ -168,9 +171,7 @@ def _read_parquet(path: Path) -> list[dict]:
     import pyarrow.parquet
 
     try:
-        names = pyarrow.parquet.read_schema(path).names
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise DataError(f"{path} has the column {twice[0]!r:.60} twice. Give one of them another name.")
+        _column_names(str(path), pyarrow.parquet.read_schema(path).names)
         table = pyarrow.parquet.read_table(path)
         table.validate(full=True)  # text that is not UTF-8, offsets that point nowhere
     except (pyarrow.ArrowException, OSError) as error:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nbhelpers.core.errors import DataError
@@ -18,26 +18,46 @@ from nbhelpers.core.statistics import Metric, share
 from nbhelpers.data import chat, column_names, files, schemas, splits
 
 _LONG = 40  # characters of a prompt with which an answer does not begin by chance
+_OPENAI = {"input": "prompt", "preferred_output": "chosen", "non_preferred_output": "rejected"}
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")  # of Anthropic's HH-RLHF
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Pairs, and how many rows gave none, by reason."""
+    """Pairs, how many rows gave none, by reason, and what each column of a file became."""
 
     pairs: list[dict]
     dropped: Counter = field(default_factory=Counter)
+    columns: str = ""
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
         prompts = len({pair["group"] for pair in self.pairs})
-        return f"{len(self.pairs)} pairs of {prompts} prompts" + (f"; dropped: {reasons}" if reasons else "")
+        counts = f"{len(self.pairs)} pairs of {prompts} prompts" + (f"; dropped: {reasons}" if reasons else "")
+        return counts + (f"\n  columns: {self.columns}" if self.columns else "")
 
 
 def read(path: str | Path) -> Preferences:
-    """Pairs of a file with columns of the usual names. Raises DataError as `files.stream` and `from_rows`."""
+    """Pairs of a file with columns of the usual names, those of OpenAI and LLaMA-Factory among them.
+
+    Raises DataError as `files.stream` and `from_rows`.
+    """
     rows = files.read(Path(path))
-    return from_rows(column_names.mapping(rows).rename(rows))
+    mapping = column_names.ColumnMapping(_names(rows), "preference")
+    return replace(from_rows(mapping.rename(rows)), columns=mapping.describe(rows, kept=("id",)))
+
+
+def _names(rows: list[dict]) -> dict[str, str]:
+    """Column -> our name, as `column_names.mapping` has it; a list of turns beside the answers is the prompt."""
+    columns = set().union(*rows)
+    if _OPENAI.keys() <= columns:
+        return _OPENAI
+    names = column_names.mapping(rows).names
+    ours = {names.get(column, column) for column in columns}
+    turns = next((name for name in ("messages", "conversations") if name in columns), None)
+    if turns and {"chosen", "rejected"} <= ours and "prompt" not in ours:
+        return names | {turns: "prompt"}
+    return names
 
 
 def from_rows(rows: list[dict]) -> Preferences:
@@ -146,6 +166,8 @@ def _number(score) -> float:
 
 def _pairs_of(row: dict) -> list[dict]:
     schemas.refuse_more_than_text(row)
+    if isinstance(row.get("prompt"), dict) and "messages" in row["prompt"]:  # OpenAI's input
+        return _pairs_of(row["prompt"] | row | {"prompt": row["prompt"]["messages"]})
     if {"prompt", "answers", "scores"} <= row.keys():
         if not isinstance(row["answers"], list) or not isinstance(row["scores"], list):
             raise DataError("answers and scores must be lists.", "answers or scores are no lists")
@@ -170,7 +192,7 @@ def _pairs_of(row: dict) -> list[dict]:
 
 def _answer(answer):
     """An answer as text or plain turns; one turn alone becomes a list of it."""
-    answer = [answer] if isinstance(answer, dict) and "content" in answer else answer
+    answer = [answer] if isinstance(answer, dict) and {"content", "value"} & answer.keys() else answer
     turns = chat.turns_in(answer)
     return turns if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns) else answer
 

@@ -71,7 +71,7 @@ def meanings(row: dict, shape: str) -> dict[str, str]:
     if shape in ("messages", "sharegpt"):
         return dict.fromkeys(SHAPES[shape], "turns") | {"system": "system turn"}
     question, answers = {
-        "preference": ("prompt", ("chosen", "rejected")),
+        "preference": ("prompt", ("chosen", "rejected", "answers", "scores")),
         "prompt/completion": ("prompt", ("completion",)),
         "alpaca": ("instruction", ("output",)),
     }[shape]
@@ -221,7 +221,11 @@ def _reply(row: dict, name: str):
     text, choices = as_text(reply), _choices(row)
     if choices and text is not None and text not in choices and text not in choices.values() and text.isdigit():
         if int(text) >= len(choices):
-            raise DataError(f"the answer is choice {text} of {len(choices)}, counted from 0", "no such choice")
+            raise DataError(
+                f"the answer is choice {text} of {len(choices)}, counted from 0; where yours count from 1, write the "
+                f"label ({', '.join(choices)})",
+                "no such choice",
+            )
         return [*choices][int(text)]
     return reply if text is None else text
 

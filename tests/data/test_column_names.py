@@ -240,3 +240,11 @@ def test_a_source_says_what_became_of_its_columns_and_how_many_turns_there_are(t
     assert "turns: 10 user, 10 assistant" in said
     assert said.endswith("columns: question: instruction + context; answer: response; not used: category (10 rows)")
     assert all(chat.is_missing(value) for value in (None, float("nan"), "", "\u200b", [], {}))
+
+
+def test_an_answer_counted_from_one_is_refused_and_its_remedy_works():
+    row = {"question": "Which?", "choices": ["Red", "Blue"], "answer": 2}
+    with pytest.raises(DataError, match=r"choice 2 of 2, counted from 0; .* write the label \(A, B\)"):
+        schemas.to_messages(renamed([row])[0], "prompt/completion")
+    turns = schemas.to_messages(renamed([row | {"answer": "B"}])[0], "prompt/completion")
+    assert turns[-1]["content"] == "B"

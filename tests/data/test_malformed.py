@@ -129,8 +129,10 @@ def wrong_turn(rng):
     (turns,) = rows[at].values()
     turn = rng.choice(turns)
     wrong = [3, ["user"], {"a": 1}, "", " \n", False, ["text"], [{"type": "image", "image": "a.png"}]]
-    turn[rng.choice(list(turn))] = rng.choice(wrong)
-    return *either_json(rng, rows), REFUSED, at + 1
+    key, value = rng.choice(list(turn)), rng.choice(wrong)
+    turn[key] = value
+    texts = key in ("content", "value") and value in (["user"], ["text"])  # a list of texts is a content of parts
+    return *either_json(rng, rows), LOADS if texts else REFUSED, at + 1
 
 
 def wrong_nesting(rng):
@@ -319,7 +321,8 @@ def wrong_suffix(rng):
     contents = {".jsonl": jsonl(rows), ".json": json.dumps(rows).encode(), ".csv": as_csv(rows).encode(),
                 ".parquet": parquet(rows)}  # fmt: skip
     suffix, other = rng.sample(list(contents), 2)
-    return suffix, contents[other], REFUSED, None
+    json_both = {suffix, other} == {".json", ".jsonl"}  # a list and lines are told apart by what stands in them
+    return suffix, contents[other], LOADS if json_both else REFUSED, None
 
 
 def truncated_parquet(rng):

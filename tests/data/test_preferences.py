@@ -129,7 +129,58 @@ def test_length_bias_is_reported():
 def test_a_file_is_read_by_its_name(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"Q{i}", "chosen": "a", "rejected": "b"}) + "\n" for i in range(3)))
-    assert str(preferences.read(path)) == "3 pairs of 3 prompts"
+    columns = "question: prompt; chosen: chosen; rejected: rejected"
+    assert str(preferences.read(path)) == f"3 pairs of 3 prompts\n  columns: {columns}"
+
+
+FILES = {
+    "OpenAI": (
+        {"input": {"messages": ASK, "tools": [], "parallel_tool_calls": True},
+         "preferred_output": [answer("Red")], "non_preferred_output": [answer("7")]},
+        "question: input; chosen: preferred_output; rejected: non_preferred_output",
+    ),
+    "LLaMA-Factory, Alpaca": (
+        {"instruction": "Name a", "input": "colour.", "chosen": "Red", "rejected": "7"},
+        "question: instruction + input; chosen: chosen; rejected: rejected",
+    ),
+    "LLaMA-Factory, ShareGPT": (
+        {"conversations": [{"from": "human", "value": "Name a colour."}],
+         "chosen": {"from": "gpt", "value": "Red"}, "rejected": {"from": "gpt", "value": "7"}},
+        "question: conversations; chosen: chosen; rejected: rejected",
+    ),
+    "messages as the prompt": (
+        {"messages": ASK, "chosen": "Red", "rejected": "7", "score_chosen": 9.0},
+        "question: messages; chosen: chosen; rejected: rejected; not used: score_chosen (1 rows)",
+    ),
+    "Orca's columns": (
+        {"system": "", "question": "Name a colour.", "chosen": "Red", "rejected": "7"},
+        "question: question; chosen: chosen; rejected: rejected; empty: system",
+    ),
+    "scored answers": (
+        {"prompt": "Name a colour.", "answers": ["7", "Red"], "scores": [1, 2]},
+        "question: prompt; answers: answers; scores: scores",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_any_usual_form_says_what_its_columns_became(name, tmp_path):
+    row, columns = FILES[name]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    read = preferences.read(tmp_path / "pairs.jsonl")
+    (pair,) = read.pairs
+    assert [" ".join(turn["content"].split()) for turn in pair["prompt"]] == ["Name a colour."]
+    assert (pair["chosen"], pair["rejected"], read.columns) == ("Red", "7", columns)
+
+
+@pytest.mark.parametrize("tools", [[{"type": "function"}], None])
+def test_tools_in_the_input_of_a_pair_are_refused_not_lost(tools):
+    row = {"prompt": {"messages": ASK, "tools": tools}, "chosen": "Red", "rejected": "7"}
+    if tools:
+        with pytest.raises(DataError, match="1 tools"):
+            preferences.from_rows([row])
+    else:
+        assert only(row)["prompt"] == ASK
 
 
 def test_pairs_of_one_prompt_are_held_out_together():
