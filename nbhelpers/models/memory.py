@@ -10,12 +10,14 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 FOUR_BIT_BYTES = (4 + 32 / 64) / 8  # the blocks' constants left in 32 bits
 # On a CPU the C library cannot reuse every freed block for one of another size. Measured: a third of the activations
-# and of gradients that lie beside them, and of four-bit weights what each layer unpacks; in bfloat16 a half, with the
-# kernels that oneDNN compiles for every number of tokens (SmolLM2-135M, glibc, 3 to 14 steps of a process that has done
-# nothing else; more in one that has generated text before, and over many steps of full fine-tuning). With blocks above
-# 1 MiB mapped one by one, which takes half as long again, nothing is lost: 1,639 MiB measured for LoRA, 1,645 predicted
-# without this share.
+# and of gradients that lie beside them; in bfloat16 a half, with the kernels that oneDNN compiles for every number of
+# tokens (SmolLM2-135M, glibc, 3 to 14 steps of a process that has done nothing else; more in one that has generated
+# text before, and over many steps of full fine-tuning). With blocks above 1 MiB mapped one by one, which takes half as
+# long again, nothing is lost: 1,639 MiB measured for LoRA, 1,645 predicted without this share.
 CPU_ALLOCATOR_SHARE = {"float32": 0.35, "bfloat16": 0.5, "float16": 0.5}
+# Four-bit weights are unpacked layer by layer, between the activations: a larger share of these is lost, and a third of
+# the unpacked weights beside it (tests/training/test_measured_memory.py: 256 to 2,048 tokens within 2 %).
+UNPACKED_ALLOCATOR_SHARE, UNPACKED_LOST = 0.15, 1 / 3
 # Median of 30 runs on a T4 with SDPA, 4 to 25 % (fitcheck-llm 0.3.1, data/measurements); eager attention 6 to 49 %.
 RESERVED_SHARE = 0.10
 CUDA_CONTEXT = 500 * 2**20  # of the driver and its libraries: 141 MiB measured there on a T4; its default for others
@@ -81,7 +83,7 @@ def predict(
         plan: its largest micro-batch decides.
         gradient_accumulation_steps: micro-batches a step. From two on, the gradients of the first are there while the
             next is computed; with one, they are made as the activations are given back, and only what they take beyond
-            these counts.
+            these counts, but at least the first that is made, the head's.
         unquantised_dtype: of embedding, head and norms beside four-bit weights; None: as `weights_dtype`. peft's
             `prepare_model_for_kbit_training` makes them float32, and the logits with them.
         attention: `eager` keeps the attention weights of every pair of tokens, softmax in float32 and rounded: it needs
@@ -139,11 +141,10 @@ def predict(
     if on_cpu:
         logits *= 2 * width + 3 * 4  # as computed and their gradient; upcast, log-softmax and its gradient in float32
         kept = inputs + block if gradient_checkpointing else shape.layers * block
-        beside = gradients
+        head = shape.head_parameters * state_width if method == "full" else 0  # the first gradient that is made
+        beside = gradients + (head if shape.tied else 0)  # at the end the embedding has a second one, that of the head
         if gradient_accumulation_steps == 1 and not gradient_checkpointing:
-            beside = max(0, gradients - kept)
-        if method == "full" and gradient_checkpointing and shape.tied:
-            beside += shape.head_parameters * state_width  # the embedding's second gradient, that of the head
+            beside = max(beside - kept, head)
     else:
         upcast = 4 if compiled and loss_chunks > 1 else 3 * 4  # fused, the chunk goes to float32 once
         logit = BYTES[logits_dtype] if logits_dtype else residual
@@ -154,7 +155,9 @@ def predict(
         head = shape.head_parameters * state_width if method == "full" else 0  # the first gradient that is made
         last = max(0, gradients + again - kept - logits, head)
         beside = gradients if gradient_accumulation_steps > 1 or optimizer_in_backward else last
-    lost = CPU_ALLOCATOR_SHARE[dtype] * (kept + beside) + (width * linear if method == "qlora" else 0) if on_cpu else 0
+    lost = CPU_ALLOCATOR_SHARE[dtype] * (kept + beside) if on_cpu else 0
+    if on_cpu and method == "qlora":
+        lost += UNPACKED_ALLOCATOR_SHARE * kept + UNPACKED_LOST * width * linear
     parts = {
         "weights": weights,
         "adapter": 0 if method == "full" else trained * state_width,

@@ -207,15 +207,16 @@ def test_quantisation_shrinks_the_weights_alone(shape):
 def test_full_fine_tuning_pays_for_every_weight(shape):
     plan = memory.Plan(1_000, 100, 512, 50)
     parts = memory.predict(shape, "full", "float32", plan, gradient_accumulation_steps=2)
-    assert parts["gradients"] == 4 * shape.parameters
+    assert parts["gradients"] == 4 * (shape.parameters + shape.head_parameters)  # of the tied matrix one from each end
     assert parts["optimizer"] == 8 * shape.parameters
 
 
 def test_gradients_take_the_place_of_activations_unless_they_accumulate(shape):
     long, short = memory.Plan(10_000, 100, 5_000, 50), memory.Plan(10, 1, 10, 1)
-    assert memory.predict(shape, "full", "float32", long)["gradients"] == 0
+    head = 4 * shape.head_parameters  # its gradient is the first, and at the end it has a second one
+    assert memory.predict(shape, "full", "float32", long)["gradients"] == head
     parts = memory.predict(shape, "full", "float32", short)
-    assert parts["gradients"] == 4 * shape.parameters - parts["activations"] > 0
+    assert parts["gradients"] == 4 * shape.parameters + head - parts["activations"] > head
 
 
 def test_checkpointing_keeps_a_small_share_of_the_activations(shape):
