@@ -1,19 +1,23 @@
 """Notebooks as a reader and a batch see them: run, reported, drawn, browsed.
 
 - `advice`: which method for which goal
+- `child`: papermill in a process that ends with the runner
 - `command_line`: `python -m nbhelpers run`, `report`, `check`, `compare`, `reference` and `stale`
 - `cost_plots`: figures of memory and cost
 - `cost_widgets`: sliders over the planner
 - `forecasts`: what was predicted before training, beside what was measured
 - `labeller`: which of two answers is better, labelled blind
+- `launch`: what a notebook is started with, and whether its result still stands
 - `notebook_file`: notebooks as files: cells, tags, declared parameters
+- `plan`: what a batch will run: notebooks, and points of a sweep
 - `plots`: the figures
 - `reference`: the committed reference of an executed notebook
 - `report`: one page about a run
 - `runner`: one notebook in a child process, judged by what it left
 - `staleness`: which notebooks differ from what their reference was made with
-- `suite`: notebooks run one after the other
+- `suite`: a batch of notebooks, one or several at a time
 - `suite_map`: the question of each notebook, and how long it takes
+- `usage`: memory, cores and GPU that a notebook uses
 - `verdicts`: a run compared with the reference, or with another run
 - `widgets`: browsers and a chat that print when nobody can click
 """

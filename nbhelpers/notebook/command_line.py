@@ -1,28 +1,18 @@
 """The command line, `python -m nbhelpers COMMAND`; each command says more with `--help`."""
 
 import argparse
-import contextlib
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from nbhelpers.core import profiles, storage
+from nbhelpers.core import hardware, profiles, storage
 from nbhelpers.core.errors import NotebookError
-from nbhelpers.notebook import reference, report, staleness, suite, verdicts
+from nbhelpers.cost import prices
+from nbhelpers.notebook import plan, reference, report, staleness, suite, verdicts
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
-
-
-def parameter_value(text: str) -> Any:
-    """The value papermill's `-p` makes of a text; `true` and `false` count as well (`none` is a name: report_to)."""
-    words = {"True": True, "true": True, "False": False, "false": False, "None": None}
-    if text in words:
-        return words[text]
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def find_notebooks(names: list[str], folder: Path) -> list[Path]:
@@ -46,10 +36,17 @@ def find_notebooks(names: list[str], folder: Path) -> list[Path]:
     return found or available
 
 
-def _seconds(text: str) -> float:
+def _above_0(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
     return value
 
 
@@ -77,8 +74,40 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("NAME", "VALUE"),
         help="a parameter for every notebook; can be given again",
     )
-    add("--timeout", type=_seconds, metavar="S", help="kill a notebook after this many seconds (default: never)")
-    add("--fail-fast", action="store_true", help="leave out the notebooks behind one that failed")
+    add(
+        "--parameters",
+        type=Path,
+        dest="file",
+        metavar="FILE",
+        help="parameters in a YAML or JSON file; -p goes first",
+    )
+    text = "run every combination, such as: --grid learning_rate=1e-4,2e-4 lora_rank=8,16"
+    add("--grid", nargs="+", default=[], metavar="NAME=VALUE,VALUE", help=text)
+    add("--sweep", type=Path, metavar="FILE", help="run every item of a YAML or JSON list, each with its parameters")
+    add("--jobs", type=_count, default=1, metavar="N", help="notebooks at a time, within the free memory (default: 1)")
+    add("--timeout", type=_above_0, metavar="S", help="kill a notebook after this many seconds (default: never)")
+    add(
+        "--memory-limit",
+        type=_above_0,
+        metavar="GIB",
+        help="kill a notebook that holds more memory (default: never)",
+    )
+    add(
+        "--retry",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start a failed notebook again, up to N times (default: 0)",
+    )
+    add("--fail-fast", action="store_true", help="leave out what has not begun when a notebook has failed")
+    add("--anew", action="store_true", help="run also what is done already")
+    add("--max-dollars", type=_above_0, metavar="X", help="stop when the machine's time has cost so much")
+    add(
+        "--on-end",
+        metavar="COMMAND",
+        help="a shell command for the end; NBHELPERS_STATUS is completed or failed",
+    )
+    add("--dry-run", action="store_true", help="print what would run, with the times and peaks of the references")
 
     text = "write index.html, one self-contained page, into the folder of a run"
     add = commands.add_parser("report", help=text, description=text).add_argument
@@ -121,23 +150,43 @@ def _stale(budget: float) -> None:
     print(*(notebook.path.stem for notebook in chosen))
 
 
-def _run(options: argparse.Namespace) -> int:
+def _planned(options: argparse.Namespace) -> list[plan.Task]:
     notebooks = find_notebooks(options.notebooks, storage.repository_root() / "notebooks")
-    results = suite.run_suite(
-        notebooks,
-        profile=options.profile,
-        run_id=options.run_id,
-        output_dir=options.output_dir,
-        parameters={name: parameter_value(text) for name, text in options.parameters},
-        timeout=options.timeout,
-        fail_fast=options.fail_fast,
-    )
-    page = report.write_index(Path(storage.repository_root(), Path(options.output_dir).expanduser(), options.run_id))
-    print()
-    for result in results:
-        print(report.describe(vars(result)))
-    print(f"\n{page}")
-    statuses = {result.status for result in results}
+    parameters = plan.parameters_file(options.file) if options.file else {}
+    parameters |= {name: plan.value_of(text) for name, text in options.parameters}
+    points = plan.grid(options.grid)
+    if options.sweep:
+        points = [one | other for one in plan.sweep_file(options.sweep) for other in points or [{}]]
+    where = (options.profile, options.run_id, options.output_dir)
+    return plan.tasks(notebooks, *where, parameters, points, storage.repository_root() / "outputs" / "reference")
+
+
+def _run(options: argparse.Namespace) -> int:
+    folder = Path(storage.repository_root(), Path(options.output_dir).expanduser(), options.run_id)
+    tasks = _planned(options)
+    profile = profiles.choose(options.profile, hardware.detect())
+    dollars_per_hour = prices.prices()[profile.price].dollars_per_hour
+    if options.dry_run:
+        print(plan.summary(tasks, options.jobs, dollars_per_hour))
+        return 0
+    memory = None if options.memory_limit is None else int(options.memory_limit * 2**30)
+    how = suite.Options(
+        options.jobs, options.timeout, memory, options.retry, options.anew, options.fail_fast, options.max_dollars,
+        dollars_per_hour,
+    )  # fmt: skip
+    statuses = {"failed"}
+    try:
+        results = suite.run_suite(tasks, folder, how)
+        page = report.write_index(folder)
+        print()
+        for result in results:
+            print(report.describe(vars(result)))
+        print(f"\n{page}")
+        statuses = {result.status for result in results}
+    finally:
+        if options.on_end:
+            status = "completed" if statuses == {"completed"} else "failed"
+            subprocess.run(options.on_end, shell=True, check=False, env=os.environ | {"NBHELPERS_STATUS": status})
     return INTERRUPTED if "interrupted" in statuses else 0 if statuses == {"completed"} else 1
 
 

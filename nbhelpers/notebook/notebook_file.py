@@ -38,3 +38,8 @@ def read_notebook(path: Path) -> dict:
 def declared(notebook: dict) -> dict[str, parameters.Parameter]:
     cells = [cell for _, cell in code_cells(notebook) if "parameters" in tags_of(cell)]
     return (parameters.declared_parameters(source_of(cells[0])) or {}) if cells else {}
+
+
+def goes_after(notebook: dict) -> list[str]:
+    """The notebooks that this one goes behind in a batch, as its metadata names them: it uses what they made."""
+    return list(notebook["metadata"].get("nbhelpers", {}).get("after", []))

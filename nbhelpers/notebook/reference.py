@@ -25,6 +25,15 @@ def reference_seconds(name: str, profile: str | None, reference_folder: Path) ->
     return metrics.get("measured", {}).get("notebook_seconds") if same else None
 
 
+def reference_peak(name: str, profile: str | None, reference_folder: Path) -> int | None:
+    """The highest peak memory that the reference run measured or, where it is higher, predicted; None as there."""
+    if reference_seconds(name, profile, reference_folder) is None:
+        return None
+    metrics = read_json(reference_folder / name / "metrics.json") or {}
+    both = [*metrics.get("measured", {}).items(), *metrics.get("predicted", {}).items()]
+    return max((int(value) for key, value in both if key.endswith("peak_memory_bytes")), default=None)
+
+
 def _machine_paths() -> re.Pattern:
     """Matches an absolute path that exists because of this machine: repository, home, temporary, environment."""
     found = {storage.repository_root(), Path.home(), Path(tempfile.gettempdir()), Path(sys.prefix)}

@@ -97,7 +97,8 @@ def describe(result: dict[str, Any]) -> str:
     cell, reason = result["cell"], " ".join((result["reason"] or "").split())
     place = f"cell {cell['index']} ({cell['id']}) {cell['source']}" if cell else ""
     details = ": ".join(part if len(part) < 300 else part[:300] + "…" for part in (place, reason) if part)
-    return f"{result['status']:<11}  {result['notebook']}  {progress.duration(result['seconds'])}  {details}".rstrip()
+    name = "/".join(filter(None, (result.get("point"), result["notebook"])))
+    return f"{result['status']:<11}  {name}  {progress.duration(result['seconds'])}  {details}".rstrip()
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

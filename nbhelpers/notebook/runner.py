@@ -5,10 +5,12 @@ notebook has completed when every code cell ran without an error and a fresh `me
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +20,13 @@ from uuid import uuid4
 
 import nbhelpers
 from nbhelpers.core import storage
+from nbhelpers.core.hardware import CORES
 from nbhelpers.core.storage import read_json
-from nbhelpers.notebook import notebook_file
+from nbhelpers.notebook import launch, notebook_file, usage
+from nbhelpers.notebook.child import KERNEL_DIED, without_machine_paths
 
-KERNEL_DIED = 138  # papermill's exit code for it
 POLL_SECONDS = 0.25
+NO_SPACE = "No space left on device"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Result:
     """How one notebook ended. `status` is completed, failed, interrupted or not run.
 
     `cell` is the one it stopped at: its index in the notebook (from 0), its id and the first line of its source.
+    `point` is the name of its point of a sweep; `attempts` how often it was started; `peak_memory_bytes` the most that
+    all its processes held, `cores_used` and `gpu_used` (0 to 1) means over its time.
     """
 
     notebook: str
@@ -38,6 +44,23 @@ class Result:
     cell: dict[str, Any] | None = None
     seconds: float = 0.0
     exit_code: int | None = None
+    point: str = ""
+    attempts: int = 1
+    peak_memory_bytes: int | None = None
+    cores_used: float | None = None
+    gpu_used: float | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a notebook is stopped: after `seconds`, or when its processes hold more than `memory_bytes`; None: never.
+
+    `threads` is how many cores it computes with; None: all.
+    """
+
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    threads: int | None = None
 
 
 def started_cells(notebook: dict | None) -> list[tuple[int, dict]]:
@@ -76,10 +99,10 @@ def _stop(mark: str) -> None:
         time.sleep(0.05)
 
 
-def _judge(notebook: dict | None, exit_code: int, folder: Path, begun: int) -> tuple[str | None, dict | None]:
+def _judge(notebook: dict | None, exit_code: int, folder: Path, log: str, begun: int) -> tuple[str | None, dict | None]:
     """`(reason, cell)` of a notebook whose process ended by itself; the reason is None when it has completed.
 
-    `begun` is the time in ns that the file system gave a file written at the start.
+    `begun` is the time in ns that the file system gave a file written at the start; `log` what papermill printed.
     """
     started = started_cells(notebook)
     if exit_code == KERNEL_DIED:
@@ -89,9 +112,11 @@ def _judge(notebook: dict | None, exit_code: int, folder: Path, begun: int) -> t
             if output["output_type"] == "error":
                 return f"{output['ename']}: {output['evalue']}"[:2_000], cell_facts([place])
     if exit_code:
-        log = (folder / "papermill.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if NO_SPACE in log:
+            return f"the disk is full: {NO_SPACE} ({folder})", cell_facts(started)
+        lines = log.strip().splitlines()
         how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"
-        return f"papermill {how}: {log[-1] if log else 'it printed nothing'}", cell_facts(started)
+        return f"papermill {how}: {lines[-1] if lines else 'it printed nothing'}", cell_facts(started)
     unexecuted = [place for place in notebook_file.code_cells(notebook) if place[1]["execution_count"] is None]
     if unexecuted or not started:
         return "not every cell was executed", cell_facts(unexecuted[:1])
@@ -104,51 +129,80 @@ def _judge(notebook: dict | None, exit_code: int, folder: Path, begun: int) -> t
     return None, None
 
 
-def run_one(
-    path: Path, folder: Path, values: dict[str, Any], timeout: float | None, show: Callable[[dict | None, float], None]
-) -> Result:
-    """Run one notebook in a child process; `show(notebook so far, seconds)` is called after every look at it."""
-    import yaml
+def _prepare(folder: Path, facts: dict | None) -> int:
+    """Make the folder ready: nothing of an earlier run is left that a reader could take for this one's.
 
-    output, log = folder / path.name, folder / "papermill.log"
+    Artifacts stay, they are found by their hashes. Returns the time (ns) that the file system gives a file now.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    # What an earlier run left and a reader could take for this one's; artifacts stay, they are found by their hashes.
-    for stale in (folder / "metrics.json", folder / "manifest.json", output, *folder.glob("figures/*.png")):
+    names = ("metrics.json", "manifest.json", "papermill.log", f"{folder.name}.ipynb")
+    for stale in (*(folder / name for name in names), *folder.glob("figures/*.png")):
         stale.unlink(missing_ok=True)
-    log.write_bytes(b"")
-    begun = log.stat().st_mtime_ns
-    mark = f"NBHELPERS_CHILD_OF_{uuid4().hex}"
+    storage.write_json(folder / launch.FILE, facts or {})
+    return (folder / launch.FILE).stat().st_mtime_ns
+
+
+def run_one(
+    path: Path,
+    folder: Path,
+    values: dict[str, Any],
+    limits: Limits,
+    show: Callable[[dict | None, float], None],
+    stopped: Callable[[], str | None],
+    facts: dict | None = None,
+) -> Result:
+    """Run one notebook in a child process.
+
+    Args:
+        show: called with the notebook so far and the seconds after every look at it.
+        stopped: asked at every look; where it gives a reason, the notebook is killed and counts as interrupted.
+        facts: what it is started with, of `launch.facts`; they are written beside its results.
+
+    Raises OSError where the folder cannot be written to.
+    """
+    output, begun, mark = folder / path.name, _prepare(folder, facts), f"NBHELPERS_CHILD_OF_{uuid4().hex}"
     package = Path(nbhelpers.__file__).resolve().parent.parent  # the notebook shall import this very package
     search_path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
-    files = [str(file).replace("{", "{{").replace("}", "}}") for file in (path, output)]  # papermill formats them
-    command = [sys.executable, "-m", "papermill", *files, "--cwd", str(Path.cwd()), "--no-progress-bar"]
-    command += ["-k", "python3", "-l", "python", "-y", yaml.safe_dump(values)]  # YAML keeps types that -p would guess
     environment = os.environ | {mark: "1", "PYTHONPATH": search_path}
-    start, process, seen, looked, stopped = time.monotonic(), None, None, None, None
-    try:
-        with open(log, "ab") as stream:
+    if limits.threads:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", CORES), str(limits.threads))
+    start, process, seen, looked, ended, meter = time.monotonic(), None, None, None, None, usage.Meter()
+    with tempfile.TemporaryFile() as stream:  # not in the folder, whose disk may be full
+        try:
             streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
+            task = json.dumps({"input": str(path), "output": str(output), "parameters": values})
+            command = [sys.executable, "-m", "nbhelpers.notebook.child", str(os.getpid()), task]
             process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
-        while process.poll() is None:
-            if timeout is not None and time.monotonic() - start > timeout:
-                stopped = "failed", f"timed out after {timeout:g} s"
-                break
-            if output.exists() and (state := output.stat().st_mtime_ns) != looked:
-                looked, seen = state, read_json(output) or seen
-            show(seen, time.monotonic() - start)
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        stopped = "interrupted", "interrupted by the user"
-    finally:
-        _stop(mark)
-    exit_code = process.wait() if process else None
+            while process.poll() is None:
+                seconds = time.monotonic() - start
+                meter.look(process.pid)
+                if limits.seconds is not None and seconds > limits.seconds:
+                    ended = "failed", f"timed out after {limits.seconds:g} s"
+                elif limits.memory_bytes is not None and meter.memory_bytes > limits.memory_bytes:
+                    held, most = meter.memory_bytes / 2**30, limits.memory_bytes / 2**30
+                    ended = "failed", f"held {held:.2f} GiB of memory, more than the limit of {most:.2f} GiB"
+                elif reason := stopped():
+                    ended = "interrupted", reason
+                if ended:
+                    break
+                if output.exists() and (state := output.stat().st_mtime_ns) != looked:
+                    looked, seen = state, read_json(output) or seen
+                show(seen, seconds)
+                time.sleep(POLL_SECONDS)
+        finally:
+            _stop(mark)
+        exit_code = process.wait()
+        stream.seek(0)
+        log = without_machine_paths(stream.read().decode(errors="replace"))
     seconds = round(time.monotonic() - start, 1)
     notebook = read_json(output) or seen
-    if stopped:
-        if notebook:  # papermill may have been in the middle of writing it
-            storage.write_json(output, notebook)
-        return Result(folder.name, *stopped, cell_facts(started_cells(notebook)), seconds, exit_code)
-    reason, cell = _judge(notebook, exit_code, folder, begun)
-    if reason is None:
-        log.unlink()
-    return Result(folder.name, "failed" if reason else "completed", reason, cell, seconds, exit_code)
+    status, reason = ended or (None, None)
+    cell = cell_facts(started_cells(notebook))
+    if status is None:
+        reason, cell = _judge(notebook, exit_code, folder, log, begun)
+        status = "failed" if reason else "completed"
+    if reason:
+        with contextlib.suppress(OSError):  # a full disk
+            (folder / "papermill.log").write_text(log, encoding="utf-8")
+    reason = without_machine_paths(reason) if reason else None
+    return Result(folder.name, status, reason, cell, seconds, exit_code, **meter.means(seconds))

@@ -10,51 +10,15 @@ import time
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from small_notebooks import FINISH, alive, note_pid, run, write
 
-import nbhelpers
 from nbhelpers.core import storage
 from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.core.storage import read_json
-from nbhelpers.notebook import reference, runner, staleness, suite
-from nbhelpers.notebook.command_line import find_notebooks, main, parameter_value
-
-PARAMETERS = """
-profile: str = "auto"
-run_id: str = "default"
-output_dir: str = "outputs"
-learning_rate: float = 1e-3
-max_steps: int = 1
-force: bool = False
-label: str = "a"
-"""
-FINISH = """
-import json, pathlib
-folder = pathlib.Path(output_dir, run_id, {name!r})
-folder.joinpath("metrics.json").write_text(json.dumps({{"status": "completed", "metrics": {{}}}}))
-"""
-
-
-def write(folder: Path, name: str, *sources: str, finish: bool = True) -> Path:
-    """A notebook with a title, a parameters cell and these code cells; `finish` writes metrics.json at the end."""
-    parameters = new_code_cell(PARAMETERS.strip(), id="parameters", metadata={"tags": ["parameters"]})
-    sources = (*sources, FINISH.format(name=name).strip()) if finish else sources
-    cells = [new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(sources)]
-    path = folder / f"{name}.ipynb"
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# Title", id="title"), parameters, *cells]), path)
-    return path
-
-
-def alive(pid_file: Path) -> bool:
-    """Whether the process whose id a notebook noted is there and not a zombie."""
-    pid = int(pid_file.read_text())
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def note_pid(path: Path) -> str:
-    return f"import os, pathlib, time\npathlib.Path({str(path)!r}).write_text(str(os.getpid()))"
+from nbhelpers.notebook import plan, reference, runner, staleness, suite
+from nbhelpers.notebook.command_line import find_notebooks, main
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +44,7 @@ def batch(tmp_path_factory):
     stream = io.StringIO()
     parameters = {"learning_rate": 2e-5, "max_steps": 5, "force": True, "label": "2e-5"}
     options = {"profile": "smoke", "run_id": "7", "output_dir": folder / "out", "stream": stream}
-    results = suite.run_suite(paths, parameters=parameters, **options)
+    results = run(paths, parameters=parameters, **options)
     return {result.notebook: result for result in results}, folder / "out" / "7", stream.getvalue()
 
 
@@ -89,8 +53,8 @@ def test_a_wrong_parameter_is_refused_before_an_earlier_run_is_replaced(tmp_path
     path = write(tmp_path, "01_good", "1")
     earlier = tmp_path / "out" / "default" / "01_good" / "metrics.json"
     storage.write_json(earlier, {"status": "completed"})
-    with pytest.raises(ParameterError, match=r"01_good: .*\n.*max_steps"):
-        suite.run_suite([path], parameters={name: value}, output_dir=tmp_path / "out", stream=io.StringIO())
+    with pytest.raises(ParameterError, match=r"wrong:\n.*01_good: .*max_steps"):
+        run([path], tmp_path / "out", parameters={name: value})
     assert earlier.exists()
 
 
@@ -107,7 +71,7 @@ def test_parameters_keep_their_types_and_the_package_is_this_one(batch):
     notebook = nbformat.read(folder / "01_good" / "01_good.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = [output["text"].strip() for output in outputs if output["output_type"] == "stream"]
-    assert printed == [repr(["smoke", "7", 2e-5, 5, True, "2e-5"]), nbhelpers.__file__]
+    assert printed == [repr(["smoke", "7", 2e-5, 5, True, "2e-5"]), "nbhelpers/__init__.py"]
 
 
 def test_a_cell_that_raises_is_named(batch):
@@ -138,9 +102,9 @@ def test_metrics_of_an_earlier_run_do_not_count(batch):
 def test_suite_json_has_every_result_and_keeps_the_other_notebooks(batch):
     results, folder, _ = batch
     entries = json.loads((folder / "suite.json").read_text())
-    assert entries[0] == {"notebook": "00_earlier", "status": "completed"}
+    assert (entries[0]["notebook"], entries[0]["status"]) == ("00_earlier", "completed")
     assert entries[1:] == [vars(results[name]) for name in sorted(results)]
-    assert entries[1].keys() == {"notebook", "status", "reason", "cell", "seconds", "exit_code"}
+    assert {"notebook", "status", "reason", "cell", "seconds", "exit_code", "point", "attempts"} <= entries[1].keys()
 
 
 def test_progress_has_cells_and_times(batch):
@@ -180,7 +144,7 @@ def test_timeout_kills_the_kernel_and_all_it_started(tmp_path, monkeypatch):
     path = write(tmp_path, "01_slow", note_pid(tmp_path / "kernel"), child, last)
     clock = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600 * reached.exists())
-    (result,) = suite.run_suite([path], output_dir=tmp_path / "out", timeout=3600, stream=io.StringIO())
+    (result,) = run([path], tmp_path / "out", timeout=3600)
     assert (result.status, result.reason) == ("failed", "timed out after 3600 s")
     assert result.cell == {"index": 4, "id": "cell-2", "source": last}
     assert result.seconds >= 3600
@@ -227,12 +191,11 @@ def test_a_half_written_notebook_is_no_notebook(tmp_path):
 
 def judged(tmp_path: Path, cells: list, metrics: dict | None = None, exit_code: int = 0):
     """The verdict on an executed notebook with these cells, whose run began at time 1 (ns)."""
-    (tmp_path / "papermill.log").write_text("first\nRuntimeError: no kernel\n")
     if metrics is not None:
         storage.write_json(tmp_path / "metrics.json", metrics)
     for cell in cells:
         cell.metadata["papermill"] = {"start_time": "2025-01-01T00:00:00"}
-    return runner._judge(new_notebook(cells=cells), exit_code, tmp_path, begun=1)
+    return runner._judge(new_notebook(cells=cells), exit_code, tmp_path, "first\nRuntimeError: no kernel\n", begun=1)
 
 
 def test_judge(tmp_path):
@@ -261,7 +224,9 @@ def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
     cells = [new_code_cell("1", metadata={"papermill": {"start_time": "2025-01-01"}})]
     stream = io.StringIO()
     storage.write_json(tmp_path / "run" / "manifest.json", {"resolved": {"profile": "cpu"}})
-    show = suite._progress("01_a", 9, "auto", tmp_path / "run", tmp_path, stream)
+    path = write(tmp_path, "01_a", *"1234567")
+    task = plan.Task("01_a", path, tmp_path / "run", {"profile": "auto"}, {})
+    show = suite._Printer(stream, True, tmp_path).progress(task)
     show(None, 1.0)
     show(new_notebook(cells=cells), 30.0)
     show(new_notebook(cells=cells), 31.0)
@@ -278,11 +243,11 @@ def test_wrong_input_starts_nothing(tmp_path, capsys, monkeypatch):
         ({"parameters": {"run_id": "x"}}, ParameterError),
     ):
         with pytest.raises(error):
-            suite.run_suite([path], output_dir=tmp_path / "out", **options)
+            run([path], tmp_path / "out", **options)
     with pytest.raises(NotebookError, match="same file name"):
-        suite.run_suite([path, write(other, "01_a", "1")], output_dir=tmp_path / "out")
+        run([path, write(other, "01_a", "1")], tmp_path / "out")
     with pytest.raises(NotebookError, match="missing"):
-        suite.run_suite([tmp_path / "09_gone.ipynb"], output_dir=tmp_path / "out")
+        run([tmp_path / "09_gone.ipynb"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "notebooks").mkdir()
     for name in ("01_a", "02_b"):
@@ -307,7 +272,7 @@ def test_find_notebooks_and_parameter_values(tmp_path):
     with pytest.raises(NotebookError, match="00_a, 01_b, 10_c, 01_methods, 05_more"):
         find_notebooks(["02"], tmp_path)
     texts = ["2e-5", "5", "true", "False", "None", "none", "smoke"]
-    values = [parameter_value(text) for text in texts]
+    values = [plan.value_of(text) for text in texts]
     assert values == [2e-5, 5, True, False, None, "none", "smoke"]
     assert [type(value) for value in values[:3]] == [float, int, bool]
 
