@@ -198,8 +198,11 @@ class Run:
         return max(found)[1] if found else None
 
     def save_figure(self, figure, name: str) -> None:
-        """Save a matplotlib figure as `figures/<name>.png`."""
-        figure.savefig(self.folder / "figures" / f"{name}.png", dpi=120, bbox_inches="tight")
+        """Save a matplotlib figure as `figures/<name>.png`, with what its axes show as alternative text."""
+        axes = [(ax.get_title(), ax.get_ylabel(), ax.get_xlabel()) for ax in figure.axes]
+        shown = [": ".join(filter(None, (title, " against ".join(filter(None, labels))))) for title, *labels in axes]
+        facts = {"Description": "; ".join(filter(None, shown)).replace("\n", " ")}
+        figure.savefig(self.folder / "figures" / f"{name}.png", dpi=120, bbox_inches="tight", metadata=facts)
 
     def finish(self, metrics: dict[str, Metric | float], claim: tuple[str, str] | None = None) -> dict:
         """Write metrics.json in one step and return its content. A value that is not finite is refused by name.

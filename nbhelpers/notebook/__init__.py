@@ -9,10 +9,13 @@
 - `labeller`: which of two answers is better, labelled blind
 - `launch`: what a notebook is started with, and whether its result still stands
 - `notebook_file`: notebooks as files: cells, tags, declared parameters
+- `notebook_page`: an executed notebook as HTML
+- `page`: the style and the policy of all HTML pages
 - `plan`: what a batch will run: notebooks, and points of a sweep
 - `plots`: the figures
 - `reference`: the committed reference of an executed notebook
 - `report`: one page about a run
+- `run_folder`: the folder of a run as it was left, and its table of results
 - `runner`: one notebook in a child process, judged by what it left
 - `staleness`: which notebooks differ from what their reference was made with
 - `suite`: a batch of notebooks, one or several at a time

@@ -28,11 +28,16 @@ def code_cells(notebook: dict | None) -> list[tuple[int, dict]]:
     return [(i, cell) for i, cell in enumerate(own) if cell["cell_type"] == "code" and source_of(cell).strip()]
 
 
-def read_notebook(path: Path) -> dict:
+def is_notebook(path: Path) -> bool:
+    """Whether a file is there and a notebook in Jupyter's format 4."""
     content = read_json(path)
-    if not isinstance(content, dict) or content.get("nbformat") != 4 or "cells" not in content:
+    return isinstance(content, dict) and content.get("nbformat") == 4 and "cells" in content
+
+
+def read_notebook(path: Path) -> dict:
+    if not is_notebook(path):
         raise NotebookError(f"{path} is missing or is not a notebook in Jupyter's format 4.")
-    return content
+    return read_json(path)
 
 
 def declared(notebook: dict) -> dict[str, parameters.Parameter]:

@@ -1,7 +1,4 @@
-"""One HTML page a run: what completed, what it measured beside what was predicted, its figures.
-
-The page asks for nothing outside itself: styles and figures are inside, so it can be mailed or kept as it is.
-"""
+"""One HTML page a run. It opens with what was found; then, for each notebook, numbers, figures and circumstances."""
 
 import base64
 from html import escape
@@ -9,74 +6,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nbhelpers.core import progress
+from nbhelpers.core import progress, storage
 from nbhelpers.core.errors import NotebookError
-from nbhelpers.core.storage import read_json
+from nbhelpers.notebook import notebook_file, notebook_page
+from nbhelpers.notebook.page import page
+from nbhelpers.notebook.run_folder import NotebookRun, notebooks_of, write_results
+from nbhelpers.notebook.verdicts import verdict
 
 CURRENCIES = {"dollars", "usd", "$"}
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser holds the page to its promise
-STYLE = """
-:root { color-scheme: light dark; --page: #f6f6f3; --card: #fff; --text: #24282c; --soft: #62686e; --line: #e3e3de;
-  --link: #2a5d8f; --good: #2c6e49; --good-back: #e4f0e8; --bad: #9c3528; --bad-back: #f8e7e3; --code: #f1f1ed; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #17191b; --card: #1f2225; --text: #dcdfe1; --soft: #989ea4; --line: #33383c; --link: #8ab6e0;
-    --good: #8ccba6; --good-back: #21382b; --bad: #eaa196; --bad-back: #422722; --code: #282c30; } }
-* { box-sizing: border-box; }
-body { margin: 0; padding: 2.5rem 1rem 4rem; background: var(--page); color: var(--text);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 58rem; margin: 0 auto; }
-h1 { font-size: 1.65rem; font-weight: 600; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
-h3 { font-size: .8rem; font-weight: 600; color: var(--soft); letter-spacing: .03em; margin: 1.5rem 0 .4rem; }
-a { color: var(--link); text-decoration-thickness: 1px; text-underline-offset: .15em; }
-p { margin: .5rem 0; }
-.soft, th, dt, summary { color: var(--soft); }
-header { margin-bottom: 1.75rem; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1.25rem 1.5rem;
-  margin-top: 1.25rem; }
-.title { display: flex; flex-wrap: wrap; gap: .35rem .8rem; align-items: center; }
-.title .soft { margin-left: auto; font-size: .9rem; }
-.status { font-size: .8rem; padding: .1rem .6rem; border-radius: 1rem; background: var(--code); color: var(--soft); }
-.completed { background: var(--good-back); color: var(--good); }
-.failed, .interrupted { background: var(--bad-back); color: var(--bad); }
-.reason { border-left: 3px solid var(--bad); padding: .1rem 0 .1rem .9rem; margin: 1rem 0; overflow-wrap: anywhere;
-  white-space: pre-wrap; }
-code { font: .86em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--code);
-  padding: .1em .35em; border-radius: 4px; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .42rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 500; font-size: .84rem; }
-td:first-child, th:first-child { text-align: left; padding-left: 0; }
-td:last-child, th:last-child { padding-right: 0; }
-tr:last-child td { border-bottom: 0; }
-figure { margin: 1rem 0 0; }
-figcaption { font-size: .86rem; color: var(--soft); margin-top: .3rem; }
-img { max-width: 100%; height: auto; display: block; background: #fff; border-radius: 6px; }
-details { margin-top: 1.25rem; font-size: .9rem; }
-summary { cursor: pointer; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.1rem; margin: .6rem 0 0; }
-dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 36rem) {
-  body { padding: 1.25rem .6rem 2.5rem; }
-  section { padding: 1rem; }
-  .title .soft { margin-left: 0; }
-  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .4rem; }
-  table, tbody, tr { display: block; } thead { display: none; }
-  tr { padding: .5rem 0; border-bottom: 1px solid var(--line); } tr:last-child { border-bottom: 0; }
-  td { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem 0; border: 0; white-space: normal; }
-  td:first-child { font-weight: 500; overflow-wrap: anywhere; }
-  td:not(:first-child)::before { content: attr(data-label); color: var(--soft); }
-}
-"""
+IDLE = 0.3  # a GPU that is busy less than this share of the time is marked
 
 
-def _read_object(path: Path) -> dict:
-    content = read_json(path)
-    return content if isinstance(content, dict) else {}
-
-
-def quantity(value: float | None, unit: str = "", name: str = "") -> str:
+def quantity(value: float | None, unit: str = "", name: str = "", digits: int = 4) -> str:
     """A number for reading: bytes as MiB or GiB, seconds as minutes, dollars; the unit may be the end of the name."""
     if value is None:
         return "–"
@@ -89,7 +30,9 @@ def quantity(value: float | None, unit: str = "", name: str = "") -> str:
         return progress.duration(value)
     if unit in CURRENCIES:
         return f"${value:.2f}" if abs(value) >= 1 else f"${value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.{digits}g}"
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -101,14 +44,21 @@ def describe(result: dict[str, Any]) -> str:
     return f"{result['status']:<11}  {name}  {progress.duration(result['seconds'])}  {details}".rstrip()
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+def _table(heads: list[str], rows: list[list], sortable: bool = False) -> str:
+    """A table; a cell is a text, or `(HTML, value to sort by)`. A phone shows a row as a block."""
+    buttons = [f'<button type="button">{escape(head)}</button>' if sortable else escape(head) for head in heads]
+    texts = [" class='text'" if name == "claim" else "" for name in heads]
+    head = "".join(f"<th{kind}>{button}</th>" for kind, button in zip(texts, buttons, strict=True))
     body = ""
-    for row in rows:  # a phone shows a row as a block, each value beside the label of its column
-        cells = zip(heads, row, strict=True)
-        body += "<tr>" + "".join(f'<td data-label="{escape(name)}">{escape(text)}</td>' for name, text in cells)
+    for row in rows:
+        body += "<tr>"
+        for name, kind, cell in zip(heads, texts, row, strict=True):
+            html, key = cell if isinstance(cell, tuple) else (escape(cell), None)
+            sort = "" if key is None else f' data-sort="{escape(str(key), quote=True)}"'
+            body += f'<td data-label="{escape(name, quote=True)}"{sort}{kind}>{html}</td>'
         body += "</tr>"
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = "blocks sortable" if sortable else "blocks"
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _results(metrics: dict[str, Any]) -> str:
@@ -122,18 +72,38 @@ def _results(metrics: dict[str, Any]) -> str:
         arrow = "↑" if entry.get("higher_is_better", True) else "↓"
         rows.append([f"{name} {arrow}", value + interval, baseline, quantity(entry.get("n")), unit or "–"])
     heads = ["metric, ↑ or ↓ is better", "value  [95 % interval]", "untuned", "n", "unit"]
-    return "<h3>Results</h3>" + _table(heads, rows) if rows else ""
+    title = f"<summary>All {len(rows)} results</summary>"
+    return f"<details>{title}{_table(heads, rows, sortable=True)}</details>" if rows else ""
 
 
-def _claim(metrics: dict[str, Any]) -> str:
-    """What a notebook claims, and the value of the metric that bears it out."""
-    claim = metrics.get("claim") or {}
-    entry = (metrics.get("metrics") or {}).get(claim.get("metric"))
-    if not isinstance(entry, dict):
-        return ""
-    value, low, high = (quantity(entry.get(key), entry.get("unit") or "") for key in ("value", "low", "high"))
-    interval = "" if entry.get("low") is None else f" [{low}, {high}]"
-    return f"<p>{escape(claim['text'])} <strong>{escape(value + interval)}</strong> ({escape(claim['metric'])})</p>"
+def _value(name: str, entry: dict[str, Any]) -> str:
+    """A value with its interval, where it has one."""
+    value, low, high = (quantity(entry.get(key), entry.get("unit") or "", name, 3) for key in ("value", "low", "high"))
+    return value if entry.get("low") is None or entry.get("high") is None else f"{value} [{low}, {high}]"
+
+
+def _overview(runs: list[NotebookRun]) -> str:
+    """What the reader came for: of each notebook the claim, its value, the verdict, time and dollars."""
+    names = sorted({name for run in runs for name in run.changed})
+    differing = [name for name in names if len({str(run.changed.get(name)) for run in runs}) > 1]
+    rows = []
+    for run in runs:
+        text, name, entry = run.claim or ("", "", {})
+        state = run.status if run.status != "completed" else verdict(name, entry)
+        mark = f'<span class="status {escape(state.split()[0], quote=True)}">{escape(state)}</span>' if state else "–"
+        link = f'<a href="#{escape(quote(run.name), quote=True)}">{escape(run.name)}</a>'
+        seconds, dollars = run.result["seconds"], run.dollars
+        rows.append([
+            (link, run.name),
+            *(str(run.changed.get(parameter, "")) for parameter in differing),
+            text or "–",
+            (escape(_value(name, entry)) if entry else "–", entry.get("value", "")),
+            (mark, state),
+            (progress.duration(seconds) if seconds else "–", seconds),
+            (quantity(dollars, "dollars"), "" if dollars is None else dollars),
+        ])  # fmt: skip
+    heads = ["notebook", *differing, "claim", "value [95 % interval]", "verdict", "time", "cost"]
+    return f"<section>{_table(heads, rows, sortable=True)}</section>"
 
 
 def _predictions(predicted: dict[str, float], measured: dict[str, float]) -> str:
@@ -148,12 +118,21 @@ def _predictions(predicted: dict[str, float], measured: dict[str, float]) -> str
     return "<h3>Predicted and measured</h3>" + _table(heads, rows) if rows else ""
 
 
+def _description(image: Path) -> str:
+    """What `Run.save_figure` wrote into a PNG about what it shows; its name where there is nothing."""
+    from PIL import Image
+
+    with Image.open(image) as picture:
+        return picture.info.get("Description") or image.stem
+
+
 def _figures(folder: Path) -> str:
-    """The notebook's figures, each inside the page as base64."""
+    """The notebook's figures, each inside the page as base64, with what `Run.save_figure` says of it."""
     parts = []
     for path in sorted(folder.glob("figures/*.png")):
         name, data = escape(path.stem, quote=True), base64.b64encode(path.read_bytes()).decode()
-        image = f'<img alt="{name}" src="data:image/png;base64,{data}">'
+        alt = escape(_description(path), quote=True)
+        image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
         parts.append(f"<figure>{image}<figcaption>{name}</figcaption></figure>")
     return "<h3>Figures</h3>" + "".join(parts) if parts else ""
 
@@ -169,75 +148,74 @@ def _circumstances(manifest: dict[str, Any]) -> str:
     return f"<details><summary>Profile, hardware and versions</summary><dl>{rows}</dl></details>" if rows else ""
 
 
-def _section(folder: Path, result: dict[str, Any]) -> str:
+def _usage(result: dict[str, Any], machine: dict[str, Any]) -> list[str]:
+    """What the notebook's processes used, and what stood idle."""
+    said = []
+    if result.get("peak_memory_bytes"):
+        said.append(escape(f"peak {quantity(result['peak_memory_bytes'], 'bytes')}"))
+    cores, gpu = result.get("cores_used"), result.get("gpu_used")
+    if cores is not None:
+        said.append(escape(f"{cores:.1f} of {machine.get('cores', '?')} cores busy"))
+    if gpu is not None:
+        text = escape(f"GPU {gpu:.0%} busy")
+        said.append(f'<span class="status idle">{text}</span>' if gpu < IDLE else text)
+    return said
+
+
+def _section(run: NotebookRun) -> str:
     """One notebook: how it ended, what it measured, its figures and what it ran on."""
-    name, status, cell = result["notebook"], result["status"], result["cell"]
-    metrics, manifest = _read_object(folder / "metrics.json"), _read_object(folder / "manifest.json")
-    profile = (manifest.get("resolved") or {}).get("profile")
-    notes = [
-        str(part) for part in (profile, progress.duration(result["seconds"]) if result["seconds"] else None) if part
-    ]
-    if (folder / f"{name}.ipynb").exists():
-        link = escape(quote(f"{name}/{name}.ipynb"), quote=True)
-        notes.append(f'<a href="{link}">executed notebook</a>')
-    parts = [f'<div class="title"><h2>{escape(name)}</h2><span class="status {escape(status.split()[0], quote=True)}">']
-    parts += [f'{escape(status)}</span><span class="soft">{" · ".join([*map(escape, notes[:-1]), *notes[-1:]])}</span>']
-    parts.append("</div>")
+    result, status, cell = run.result, run.status, run.result["cell"]
+    resolved, machine = run.manifest.get("resolved") or {}, run.manifest.get("hardware") or {}
+    notes = [escape(str(resolved["profile"]))] if resolved.get("profile") else []
+    notes += [progress.duration(result["seconds"])] if result["seconds"] else []
+    notes += _usage(result, machine)
+    for suffix, text in ((".html", "read it"), (".ipynb", "notebook")):
+        if (run.folder / f"{result['notebook']}{suffix}").exists():
+            link = escape(quote(f"{run.name}/{result['notebook']}{suffix}"), quote=True)
+            notes.append(f'<a href="{link}">{text}</a>')
+    state = f'<span class="status {escape(status.split()[0], quote=True)}">{escape(status)}</span>'
+    identity = escape(quote(run.name), quote=True)
+    parts = [f'<div class="title" id="{identity}"><h2>{escape(run.name)}</h2>{state}']
+    parts.append(f'<span class="soft">{" · ".join(notes)}</span></div>')
     if result["reason"]:
         place = f"Cell {escape(str(cell['index']))} <code>{escape(cell['source'])}</code>\n" if cell else ""
         parts.append(f'<p class="reason">{place}{escape(result["reason"])}</p>')
-    parts += [_claim(metrics), _results(metrics.get("metrics") or {})]
-    parts += [_predictions(metrics.get("predicted") or {}, metrics.get("measured") or {})]
-    return f"<section>{''.join(parts)}{_figures(folder)}{_circumstances(manifest)}</section>"
-
-
-def _found(folder: Path) -> list[dict[str, Any]]:
-    """The entries of suite.json, and one for every other notebook of the run: those that were run by hand."""
-    entries = read_json(folder / "suite.json") or []
-    listed = {entry["notebook"] for entry in entries}
-    for path in folder.glob("*/manifest.json"):
-        if path.parent.name not in listed:
-            metrics = _read_object(path.parent / "metrics.json")
-            status = metrics.get("status") or "not finished"
-            seconds = (metrics.get("measured") or {}).get("notebook_seconds", 0.0)
-            entry = {"notebook": path.parent.name, "status": status, "seconds": seconds, "reason": None, "cell": None}
-            entries.append(entry)
-    return sorted(entries, key=lambda entry: entry["notebook"])
+    if run.claim:
+        text, name, entry = run.claim
+        parts.append(f"<p>{escape(text)} <strong>{escape(_value(name, entry))}</strong> ({escape(name)})</p>")
+    if run.changed:
+        said = ", ".join(f"{name} = {value!r}" for name, value in run.changed.items())
+        parts.append(f"<p class='soft'>Parameters that differ: {escape(said)}</p>")
+    parts += [_results(run.metrics.get("metrics") or {})]
+    parts += [_predictions(run.metrics.get("predicted") or {}, run.metrics.get("measured") or {})]
+    return f"<section>{''.join(parts)}{_figures(run.folder)}{_circumstances(run.manifest)}</section>"
 
 
 def write_index(run_folder: str | Path) -> Path:
-    """Write `index.html` into a run's folder and return its path.
+    """Write `index.html`, `results.csv` and each executed notebook as HTML into a run's folder; return the page.
 
     Raises:
         NotebookError: the folder holds no notebook's results.
     """
     folder = Path(run_folder)
-    entries = _found(folder)
-    if not entries:
+    runs = notebooks_of(folder)
+    if not runs:
         raise NotebookError(f"{folder} holds no run: it has neither a suite.json nor a notebook's manifest.json.")
-    completed = sum(entry["status"] == "completed" for entry in entries)
-    total = progress.duration(sum(entry["seconds"] for entry in entries))
-    name = escape(folder.resolve().name)
-    page = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>Run {name}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<header>
-<h1>Run {name}</h1>
-<p class="soft">{completed} of {len(entries)} notebooks completed · {total}</p>
+    for run in runs:
+        path = run.folder / f"{run.result['notebook']}.ipynb"
+        if notebook_file.is_notebook(path):
+            notebook_page.write_html(path)
+    write_results(folder, runs)
+    completed = sum(run.status == "completed" for run in runs)
+    total = progress.duration(sum(run.result["seconds"] for run in runs))
+    title = f"Run {folder.resolve().name}"
+    body = f"""<header>
+<h1>{escape(title)}</h1>
+<p class="soft">{completed} of {len(runs)} notebooks completed · {total} · <a href="results.csv">results.csv</a></p>
 </header>
-{"".join(_section(folder / entry["notebook"], entry) for entry in entries)}
-</main>
-</body>
-</html>
-"""
+{_overview(runs)}
+{"".join(map(_section, runs))}"""
     path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
+    with storage.replaced(path) as file:
+        file.write(page(title, body))
     return path

@@ -212,7 +212,7 @@ def run_suite(
     stream: TextIO | None = None,
     reference_folder: Path | None = None,
 ) -> list[Result]:
-    """Run the tasks of a plan; write `suite.json` into the folder of the run after each; return a result for each.
+    """Run the tasks of a plan; write `<folder>/suite.json` after each; return a result for each.
 
     What is done already with the same code, parameters, versions and inputs is not run again; what failed goes on from
     its last whole checkpoint where it trains. Ctrl-C or SIGTERM stops what runs, and the rest is not begun.

@@ -6,6 +6,7 @@ of rounding: what lies within the other's interval is no difference.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.core.parameters import BOOKKEEPING
@@ -116,3 +117,18 @@ def compare(first: Path, second: Path) -> list[str]:
         lines.append(f"{name}: {len(beyond)} of {len(found)} metrics differ beyond noise; {said or 'same parameters'}")
         lines += [f"  {d.metric}: {d.value:.4g} and {d.other:.4g}" for d in beyond]
     return lines
+
+
+def verdict(name: str, entry: dict[str, Any]) -> str:
+    """`better`, `worse` or `no difference` of a metric against its baseline, by its interval; empty without one.
+
+    A difference (`A over B`, `..._rise`, `..._gain`) is compared with 0.
+    """
+    low, high, against = (entry.get(key) for key in ("low", "high", "baseline"))
+    if against is None and (" over " in name or name.endswith(("_rise", "_gain"))):
+        against = 0.0
+    if None in (low, high, against):
+        return ""
+    if low <= against <= high:
+        return "no difference"
+    return "better" if (low > against) == entry.get("higher_is_better", True) else "worse"

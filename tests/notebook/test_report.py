@@ -1,6 +1,8 @@
 """The HTML page of a run: everything escaped, figures inside, nothing asked from outside."""
 
 import base64
+import csv
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -8,8 +10,9 @@ import pytest
 
 from nbhelpers.core import storage
 from nbhelpers.core.errors import NotebookError
-from nbhelpers.notebook import report
+from nbhelpers.notebook import report, run_folder, verdicts
 from nbhelpers.notebook.command_line import main
+from nbhelpers.notebook.page import SCRIPT
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -65,12 +68,24 @@ def folder(tmp_path):
 def test_the_page_escapes_everything_and_asks_for_nothing(folder):
     html = report.write_index(folder).read_text()
     page = Page(html)
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1  # our own, which the policy names by its hash
+    assert f"<script>{SCRIPT}</script>" in html
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    (policy,) = [attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes]
+    assert policy.startswith("default-src 'none';")
+    assert f"script-src 'sha256-{digest}'" in policy
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert page.text.count("<script>alert('x')</script>") == 6  # claim, reason, cell, metric, unit, version
+    shown = "<script>alert('x')</script>"
+    assert page.text.count(shown) == 7  # claim, above and in its section, reason, cell, metric, unit, version
     addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
     assert addresses
-    assert all(value.startswith("data:image/png;base64,") or value == "01_good/01_good.ipynb" for value in addresses)
+    links = {value for value in addresses if not value.startswith("data:image/png;base64,")}
+    assert links == {"01_good/01_good.ipynb", "results.csv", "#01_good", "#02_bad", "#03_by_hand"}
+    assert {f"#{attributes['id']}" for _, attributes in page.tags if "id" in attributes} == links & {
+        "#01_good",
+        "#02_bad",
+        "#03_by_hand",
+    }
     assert "link" not in {tag for tag, _ in page.tags}
     assert "url(" not in html
     assert "@import" not in html
@@ -88,21 +103,28 @@ def test_every_notebook_is_there_with_its_state(folder):
     page = Page(report.write_index(folder).read_text())
     assert "1 of 3 notebooks completed" in page.text
     statuses = [attributes["class"] for tag, attributes in page.tags if "status" in attributes.get("class", "")]
-    assert statuses == ["status completed", "status failed", "status not"]
+    assert statuses == [
+        "status better",
+        "status failed",
+        "status not",
+        "status completed",
+        "status failed",
+        "status not",
+    ]
     for text in ("03_by_hand", "Cell 4", "abc123", "8.00 GiB", "1 min 01 s"):
         assert text in page.text
 
 
 def cells_of(page: str, head: str) -> dict[str, list[str]]:
     """The rows of the table behind a heading, by their first cell."""
-    table = re.search(rf"<h3>{head}</h3>.*?</table>", page, re.S).group()
+    table = re.search(rf"<(?:h3|summary)>{head}</.*?</table>", page, re.S).group()
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>.*?</tr>", table)]
     return {row[0]: row[1:] for row in rows if row}
 
 
 def test_numbers(folder):
     html = report.write_index(folder).read_text()
-    results = cells_of(html, "Results")
+    results = cells_of(html, "All 3 results")
     assert results["rouge_l ↑"] == ["0.25  [0.2, 0.3]", "0.125", "40", "–"]
     assert results["disk ↓"] == ["3.0 MiB", "–", "–", "bytes"]
     predictions = cells_of(html, "Predicted and measured")
@@ -156,4 +178,67 @@ def test_the_claim_stands_with_the_metric_that_bears_it_out(folder):
     page = report.write_index(folder).read_text()
     assert "0.25 [0.2, 0.3]" in page
     assert "It learns." in Page(page).text
-    assert not report._claim({"claim": {"text": "x", "metric": "gone"}, "metrics": {}})
+    gone = run_folder.NotebookRun(folder, {}, {"claim": {"text": "x", "metric": "gone"}, "metrics": {}}, {})
+    assert gone.claim is None
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "expected"),
+    [
+        ("DPO over SFT", {"low": 0.01, "high": 0.2}, "better"),
+        ("DPO over SFT", {"low": -0.01, "high": 0.2}, "no difference"),
+        ("DPO over SFT", {"low": -0.2, "high": -0.1}, "worse"),
+        ("int8.loss_rise", {"low": 0.1, "high": 0.2, "higher_is_better": False}, "worse"),
+        ("rouge", {"low": 0.3, "high": 0.4, "baseline": 0.2}, "better"),
+        ("rouge", {"low": 0.3, "high": 0.4}, ""),
+        ("DPO over SFT", {"low": None, "high": None, "baseline": 0.0}, ""),
+    ],
+)
+def test_the_verdict_is_the_interval_against_the_baseline(name, entry, expected):
+    assert verdicts.verdict(name, entry) == expected
+
+
+def test_the_table_of_results_has_a_line_for_each_metric(folder):
+    report.write_index(folder)
+    with open(folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["notebook"], row["status"]) for row in rows] == [
+        *[("01_good", "completed")] * 3, ("02_bad", "failed"), ("03_by_hand", "not finished")
+    ]  # fmt: skip
+    assert (rows[0]["metric"], rows[0]["value"], rows[0]["low"], rows[0]["verdict"]) == (
+        "rouge_l",
+        "0.25",
+        "0.2",
+        "better",
+    )
+
+
+def test_the_points_of_a_sweep_are_told_apart_by_what_differs(tmp_path):
+    entries = []
+    for rank in (8, 16):
+        point = f"lora_rank-{rank}"
+        own = {"lora_rank": None, "run_id": "a", "seed": 0}
+        manifest = {"declared": own, "parameters": own | {"lora_rank": rank, "run_id": point}}
+        storage.write_json(tmp_path / point / "02_a" / "manifest.json", manifest)
+        storage.write_json(tmp_path / point / "02_a" / "metrics.json", {"status": "completed", "metrics": {}})
+        entries.append(entry("02_a") | {"point": point, "gpu_used": 0.1, "peak_memory_bytes": 2**31, "cores_used": 1.5})
+    storage.write_json(tmp_path / "suite.json", entries)
+    html = report.write_index(tmp_path).read_text()
+    assert re.findall(r'data-label="lora_rank">(\d+)<', html) == ["16", "8"]  # by name
+    assert 'data-label="seed"' not in html
+    assert '<span class="status idle">GPU 10% busy</span>' in html
+    assert "peak 2.00 GiB · 1.5 of ? cores busy" in html
+
+
+def test_a_figure_says_what_its_axes_show(folder, tmp_path):
+    from matplotlib.figure import Figure
+
+    from nbhelpers.core.run import Run
+
+    figure = Figure()
+    ax = figure.add_subplot()
+    ax.set(title="Loss", xlabel="step", ylabel="nats a token")
+    run = Run("01_good", None, None, None, "float32", folder / "01_good", {})
+    run.save_figure(figure, "named")
+    page = Page(report.write_index(folder).read_text())
+    assert "Loss: nats a token against step" in [attributes["alt"] for tag, attributes in page.tags if tag == "img"]

@@ -116,3 +116,53 @@ def test_a_slider_moved_in_jupyterlab_changes_the_table(tmp_path):
 
         wait(changed, "the table did not change")
         driver.save_screenshot(str(tmp_path / "explorer.png"))
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_of_a_run_sorts_without_an_error_and_is_no_wider_than_its_window(width, tmp_path):
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+
+    from nbhelpers.core import storage
+    from nbhelpers.notebook import report
+
+    reference = repository_root() / "outputs" / "reference"
+    for path in reference.glob("[0-9]*/metrics.json"):
+        shutil.copytree(path.parent, tmp_path / "run" / path.parent.name)
+    page = report.write_index(tmp_path / "run")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        pages = [page, *(file for file in (tmp_path / "run").glob("*/*.html"))]
+        assert len(pages) == 1 + len(list(tmp_path.glob("run/*/metrics.json")))
+        for file in pages:
+            driver.get(file.as_uri())
+            assert driver.execute_script("return document.documentElement.scrollWidth") <= width, file
+            for link in driver.find_elements(By.CSS_SELECTOR, "a[href]"):
+                target = link.get_dom_attribute("href")
+                if target.startswith("#"):
+                    assert driver.find_elements(By.ID, target[1:]), f"{file.name}: {target}"
+                elif not target.startswith("https://"):
+                    assert (file.parent / target).exists(), f"{file.name}: {target}"
+        driver.get(page.as_uri())
+        table = driver.find_element(By.CSS_SELECTOR, "table.sortable")
+
+        def times() -> list[float]:
+            cells = table.find_elements(By.CSS_SELECTOR, "td[data-label=time]")
+            return [float(cell.get_dom_attribute("data-sort")) for cell in cells]
+
+        before = times()
+        button = table.find_elements(By.XPATH, ".//th/button[text()='time']")[0]
+        for down in (False, True):
+            driver.execute_script("arguments[0].click()", button)  # on a phone the heads are not shown
+            assert times() == sorted(before, reverse=down)
+        assert storage.read_json(tmp_path / "run" / "suite.json") is None
+        assert driver.get_log("browser") == []
+    finally:
+        driver.quit()

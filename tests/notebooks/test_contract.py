@@ -1,6 +1,7 @@
 """What every notebook promises, checked without running it."""
 
 import ast
+import json
 import re
 
 import nbformat
@@ -8,6 +9,7 @@ import pytest
 
 from nbhelpers.core.parameters import LIMITS, declared_parameters
 from nbhelpers.core.storage import repository_root
+from nbhelpers.notebook import notebook_file
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -74,6 +76,15 @@ def test_is_stripped_valid_and_installs_only_in_its_install_cell(path):
         assert cell.execution_count is None, cell.id
         installs = re.search(r"^\s*[!%]\s*(pip|conda)|pip.*install", cell.source, re.M)
         assert not installs or cell.id == "install", cell.id
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS + STUDIES, ids=lambda path: path.stem)
+def test_goes_behind_numbered_notebooks_before_it(path):
+    after = notebook_file.goes_after(json.loads(path.read_text()))
+    assert set(after) <= {other.stem for other in NOTEBOOKS}
+    assert all(name[:2] < path.stem[:2] for name in after), "a batch would wait forever"
+    code_text = "\n".join(cell.source for cell in code(read(path)))
+    assert ("sft_adapter(run" in code_text) <= ("04_instruction_tuning" in after)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS + STUDIES + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
