@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from nbhelpers.core import storage
+from nbhelpers.core import hardware, profiles, storage
 from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.core.parameters import Parameter, check_parameters
 from nbhelpers.core.progress import duration
@@ -170,6 +170,7 @@ def tasks(
     if len(named) < len(points):
         raise ParameterError("Two points of the sweep are the same, or too long to tell their folders apart.")
     problems, out = [], []
+    sized_for = profiles.choose(profile, hardware.detect()).name
     root = storage.repository_root()
     for point, values in (named or {"": {}}).items():
         own = {"run_id": point, "output_dir": Path(output_dir, run_id).as_posix()} if point else {}
@@ -181,7 +182,7 @@ def tasks(
             problems += _check(name, declared, both)
             placed = {key: x for key, x in (given | own).items() if key in declared}
             folder = Path(root, Path(output_dir).expanduser(), run_id, point, name)
-            took = [measured(name, profile, reference_folder) for measured in (reference_seconds, reference_peak)]
+            took = [measured(name, sized_for, reference_folder) for measured in (reference_seconds, reference_peak)]
             defaults = {key: parameter.default for key, parameter in declared.items()}
             after = tuple(other for other in notebook_file.goes_after(notebook) if other in paths)
             out.append(Task(name, paths[name], folder, placed | both, defaults, point, after, *took))
@@ -199,5 +200,8 @@ def summary(planned: Sequence[Task], jobs: int, dollars_per_hour: float) -> str:
     left_out = f", {len(planned) - len(known)} of unknown time not counted" if len(known) < len(planned) else ""
     price = math.fsum(known) / jobs / 3600 * dollars_per_hour
     return "\n".join(
-        [*lines, f"{len(planned)} runs, {jobs} at a time: about {duration(total)}, ${price:.4f}{left_out}"]
+        [
+            *lines,
+            f"{len(planned)} runs, {jobs} at a time: {duration(total)} and ${price:.4f} as the references took{left_out}",
+        ]
     )

@@ -21,7 +21,6 @@ from nbhelpers.core.progress import duration
 from nbhelpers.core.storage import read_json
 from nbhelpers.notebook import launch, notebook_file, runner
 from nbhelpers.notebook.plan import Task, name_of
-from nbhelpers.notebook.reference import reference_seconds
 from nbhelpers.notebook.report import describe
 from nbhelpers.notebook.runner import Limits, Result
 
@@ -54,9 +53,8 @@ class Options:
 class _Printer:
     """What a batch says: a line for each new cell, or, of one notebook on a terminal, one line kept fresh."""
 
-    def __init__(self, stream: TextIO, fresh: bool, reference_folder: Path):
-        self.stream, self.fresh, self.reference_folder = stream, fresh and stream.isatty(), reference_folder
-        self.lock = threading.Lock()
+    def __init__(self, stream: TextIO, fresh: bool):
+        self.stream, self.fresh, self.lock = stream, fresh and stream.isatty(), threading.Lock()
 
     def line(self, text: str, keep: bool = True) -> None:
         with self.lock:
@@ -72,11 +70,8 @@ class _Printer:
             count = len(runner.started_cells(notebook))
             if count == 0 or (count == shown and not self.fresh):
                 return
-            shown, expected = count, task.seconds
-            if task.values.get("profile") == "auto":  # resolved inside the notebook, which notes it in its manifest
-                known = (read_json(task.folder / "manifest.json") or {}).get("resolved", {}).get("profile")
-                expected = reference_seconds(task.notebook, known, self.reference_folder)
-            eta = "no reference" if expected is None else f"ETA {duration(max(0.0, expected - seconds))}"
+            shown = count
+            eta = "no reference" if task.seconds is None else f"ETA {duration(max(0.0, task.seconds - seconds))}"
             self.line(f"{task.name}  cell {count} of {total}  {duration(seconds)}  {eta}", keep=False)
 
         return show
@@ -210,7 +205,6 @@ def run_suite(
     folder: Path,
     options: Options = Options(),
     stream: TextIO | None = None,
-    reference_folder: Path | None = None,
 ) -> list[Result]:
     """Run the tasks of a plan; write `<folder>/suite.json` after each; return a result for each.
 
@@ -221,7 +215,6 @@ def run_suite(
         tasks: of `plan.tasks`.
         folder: of the run, `<output_dir>/<run_id>`; nobody else may be running in it.
         stream: where progress is printed, standard output by default.
-        reference_folder: whose times the ETA is taken from, `outputs/reference` by default.
 
     Raises:
         NotebookError: nothing was started: papermill is not installed, another batch uses the folder, or it cannot be
@@ -230,7 +223,6 @@ def run_suite(
     for module in ("papermill", "ipykernel"):
         if importlib.util.find_spec(module) is None:
             raise NotebookError(f"{module} is not installed; pip install '.[notebooks]' in the repository brings it.")
-    reference_folder = reference_folder or storage.repository_root() / "outputs" / "reference"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -240,7 +232,7 @@ def run_suite(
     except OSError as error:
         raise NotebookError(f"{folder} cannot be written to: {error.strerror}. Give another --output-dir.") from None
     try:
-        batch = _Batch(tasks, folder, options, _Printer(stream or sys.stdout, options.jobs == 1, reference_folder))
+        batch = _Batch(tasks, folder, options, _Printer(stream or sys.stdout, options.jobs == 1))
         with _signals(batch):
             return batch.run()
     finally:

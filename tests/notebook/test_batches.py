@@ -102,6 +102,7 @@ def test_another_version_of_a_library_is_named():
         assert launch.differences(unknown, now) == ["what it was started with is not known"]
 
 
+@pytest.mark.slow
 def test_what_uses_a_notebook_goes_behind_it_and_runs_again_with_it(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     order = tmp_path / "order"
@@ -117,6 +118,7 @@ def test_what_uses_a_notebook_goes_behind_it_and_runs_again_with_it(tmp_path):
     assert (runs(first), runs(second)) == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_failed_is_tried_again_as_often_as_asked(tmp_path):
     ran = tmp_path / "ran"
     third = f"assert len(open({str(ran)!r}).readlines()) == 3"
@@ -129,6 +131,7 @@ def test_a_notebook_that_failed_is_tried_again_as_often_as_asked(tmp_path):
     assert "01_a runs again: it failed" in stream.getvalue()
 
 
+@pytest.mark.slow
 def test_a_notebook_that_holds_too_much_memory_is_stopped(tmp_path):
     hungry = (
         note_pid(tmp_path / "kernel") + "\nheld = []\nwhile True:\n    held.append(b'x' * 50_000_000); time.sleep(0.05)"
@@ -142,6 +145,7 @@ def test_a_notebook_that_holds_too_much_memory_is_stopped(tmp_path):
     assert not alive(tmp_path / "kernel")
 
 
+@pytest.mark.slow
 def test_a_batch_ends_when_it_has_cost_too_much(tmp_path):
     paths = [write(tmp_path, name, "import time; time.sleep(1200)") for name in ("01_a", "02_b")]
     results = run(paths, tmp_path / "out", max_dollars=0.01, dollars_per_hour=36.0)  # a cent is a second
@@ -163,6 +167,7 @@ def wait_for(condition, process=None, seconds: float = 600) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_runner_leaves_nothing_running_and_the_same_command_finishes(tmp_path):
     ran, kernel = tmp_path / "ran", tmp_path / "kernel"
     waits = f"if len(open({str(ran)!r}).readlines()) == 1: time.sleep(1200)"
@@ -180,6 +185,7 @@ def test_a_killed_runner_leaves_nothing_running_and_the_same_command_finishes(tm
     assert (runs(tmp_path / "done"), runs(ran)) == (1, 2)
 
 
+@pytest.mark.slow
 def test_two_batches_do_not_share_a_folder(tmp_path):
     path = write(tmp_path, "01_a", note_pid(tmp_path / "kernel") + "\ntime.sleep(1200)")
     process = start([path], tmp_path / "out")
@@ -207,6 +213,7 @@ def mounted(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_failed_run_with_its_reason_and_spares_the_others(tmp_path, mounted):
     fills = f"open({str(mounted / 'fill')!r}, 'wb').write(b'x' * 10_000_000)"
     full = write(tmp_path, "02_full", "print('before')", fills)
@@ -223,6 +230,7 @@ def test_a_full_disk_is_a_failed_run_with_its_reason_and_spares_the_others(tmp_p
     assert statuses(run(paths, mounted / "out")) == ["completed"] * 3
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, mounted):
     path = write(tmp_path, "01_a", "1")
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
@@ -280,6 +288,7 @@ def test_files_of_parameters_and_sweeps(tmp_path, capsys):
             plan.grid([text])
 
 
+@pytest.mark.slow
 def test_the_end_of_a_batch_calls_a_command(tmp_path):
     path = write(tmp_path, "01_a", "1 / 0")
     options = ["--output-dir", str(tmp_path / "out"), "--on-end", f"echo $NBHELPERS_STATUS > {tmp_path / 'ended'}"]

@@ -222,11 +222,9 @@ def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
     assert reference.reference_seconds("01_a", None, tmp_path) is None
     assert reference.reference_seconds("02_b", "cpu", tmp_path) is None
     cells = [new_code_cell("1", metadata={"papermill": {"start_time": "2025-01-01"}})]
-    stream = io.StringIO()
-    storage.write_json(tmp_path / "run" / "manifest.json", {"resolved": {"profile": "cpu"}})
-    path = write(tmp_path, "01_a", *"1234567")
-    task = plan.Task("01_a", path, tmp_path / "run", {"profile": "auto"}, {})
-    show = suite._Printer(stream, True, tmp_path).progress(task)
+    path, stream = write(tmp_path, "01_a", *"1234567"), io.StringIO()
+    (task,) = plan.tasks([path], "cpu", "default", tmp_path / "out", {}, [], tmp_path)
+    show = suite._Printer(stream, True).progress(task)
     show(None, 1.0)
     show(new_notebook(cells=cells), 30.0)
     show(new_notebook(cells=cells), 31.0)
