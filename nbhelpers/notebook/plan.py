@@ -198,10 +198,5 @@ def summary(planned: Sequence[Task], jobs: int, dollars_per_hour: float) -> str:
     known = [task.seconds for task in planned if task.seconds is not None]
     total = math.fsum(known) / jobs
     left_out = f", {len(planned) - len(known)} of unknown time not counted" if len(known) < len(planned) else ""
-    price = math.fsum(known) / jobs / 3600 * dollars_per_hour
-    return "\n".join(
-        [
-            *lines,
-            f"{len(planned)} runs, {jobs} at a time: {duration(total)} and ${price:.4f} as the references took{left_out}",
-        ]
-    )
+    took = f"{duration(total)} and ${total / 3600 * dollars_per_hour:.4f} as the references took{left_out}"
+    return "\n".join([*lines, f"{len(planned)} runs, {jobs} at a time: {took}"])
