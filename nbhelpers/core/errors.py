@@ -6,7 +6,8 @@
     ├── ModelError        a model or tokenizer cannot be fetched, loaded or used as asked
     ├── AuditError        the run would have gone on and been silently wrong
     ├── DivergedError     a training broke: its loss or gradient is not finite
-    └── ResourceError     the machine has not got what the run needs
+    ├── ResourceError     the machine has not got what the run needs
+    └── StoppedError      SIGTERM came while a model was trained; its checkpoint is written
 
 All are ValueErrors: a caller who knows nothing of this module still catches them as bad input.
 """
@@ -45,3 +46,7 @@ class DivergedError(NotebookError):
 
 class ResourceError(NotebookError):
     """Not enough memory, disk or time for what was asked."""
+
+
+class StoppedError(NotebookError):
+    """SIGTERM came while a model was trained. Its newest step is saved; `resume` goes on from there."""

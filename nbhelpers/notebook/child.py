@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -55,6 +56,7 @@ def main(parent: int, task: dict) -> int:
         task: `input` and `output`, paths; `parameters`, name -> value.
     """
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the kernel may have a checkpoint to write; the runner ends both
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill import iorw

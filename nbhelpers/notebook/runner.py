@@ -26,6 +26,7 @@ from nbhelpers.notebook import launch, notebook_file, usage
 from nbhelpers.notebook.child import KERNEL_DIED, without_machine_paths
 
 POLL_SECONDS = 0.25
+GRACE_SECONDS = 60.0  # for an interrupted training to end its step and save it
 NO_SPACE = "No space left on device"
 
 
@@ -99,6 +100,18 @@ def _stop(mark: str) -> None:
         time.sleep(0.05)
 
 
+def _let_save(process: subprocess.Popen, seconds: float) -> None:
+    """Send SIGTERM to what papermill started, and wait for all to end by themselves: a training saves its step."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
 def _judge(notebook: dict | None, exit_code: int, folder: Path, log: str, begun: int) -> tuple[str | None, dict | None]:
     """`(reason, cell)` of a notebook whose process ended by itself; the reason is None when it has completed.
 
@@ -155,7 +168,8 @@ def run_one(
 
     Args:
         show: called with the notebook so far and the seconds after every look at it.
-        stopped: asked at every look; where it gives a reason, the notebook is killed and counts as interrupted.
+        stopped: asked at every look; where it gives a reason, the notebook gets SIGTERM and GRACE_SECONDS to save what
+            it trains, is killed, and counts as interrupted.
         facts: what it is started with, of `launch.facts`; they are written beside its results.
 
     Raises OSError where the folder cannot be written to.
@@ -184,6 +198,8 @@ def run_one(
                 elif reason := stopped():
                     ended = "interrupted", reason
                 if ended:
+                    if ended[0] == "interrupted":
+                        _let_save(process, GRACE_SECONDS)
                     break
                 if output.exists() and (state := output.stat().st_mtime_ns) != looked:
                     looked, seen = state, read_json(output) or seen

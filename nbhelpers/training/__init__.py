@@ -14,6 +14,7 @@
 - `ppo`: proximal policy optimization with an adapter as the policy
 - `preference_forecast`: what pairs and rollouts are expected to take
 - `preference_tuning`: TRL's DPO on a policy that is its own reference
+- `remote_checkpoints`: copies of checkpoints at an address that outlives the machine
 - `reward_model`: a score head learned from pairs, and how right it is
 - `row_encoding`: rows of a source as tokens, to train on and to score
 - `session`: what every training has in common: measured, resumed, out of memory with advice

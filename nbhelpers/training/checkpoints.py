@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from nbhelpers.core.errors import StoppedError
 from nbhelpers.core.storage import sha256_of, write_json
+from nbhelpers.training import remote_checkpoints
+from nbhelpers.training.remote_checkpoints import SEAL
 
-SEAL = "complete.json"
 NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
 UNUSED = "unused-"  # before the name of a checkpoint that was set aside
 
@@ -128,7 +131,15 @@ def newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress
     Those that cannot be used are named with the reason, and set aside under another name: nothing is deleted, and
     `Keeper` does not count them among the old ones that it removes.
     """
-    return _first_decides(lambda: _newest(folder, identity))
+    return _first_decides(lambda: _newest(folder, identity) or _fetched(folder, identity))
+
+
+def _fetched(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progress] | None:
+    """The newest checkpoint of this training that another machine left at the address for them."""
+    names = remote_checkpoints.fetch(Path(folder), identity)
+    if names:
+        print(f"fetched from {remote_checkpoints.ADDRESS}: {', '.join(names)}")
+    return _newest(folder, identity) if names else None
 
 
 def _numbered(folder: str | Path) -> list[Path]:
@@ -151,11 +162,12 @@ def _newest(folder: str | Path, identity: dict[str, str]) -> tuple[Path, Progres
 
 
 class Keeper(TrainerCallback):
-    """Saves a checkpoint every `seconds`, seals each one, whoever asked for it, and then removes old ones.
+    """Saves a checkpoint every `seconds` and when SIGTERM comes, seals each one, and then removes old ones.
 
     Saving by time suits steps of any length: a short training writes nothing, a long one loses at most that much. Old
     ones go when the new one is sealed (the Trainer, with `save_total_limit`, removes them before that): the newest two
-    stay, and the best one where there is one.
+    stay, and the best one where there is one. A machine that is about to be taken away sends SIGTERM: the step at hand
+    ends, its checkpoint is written, and the training stops with a `StoppedError`.
 
     Args:
         identity: as for `seal`.
@@ -164,15 +176,27 @@ class Keeper(TrainerCallback):
 
     def __init__(self, identity: dict[str, str], progress: Callable[[], Progress], seconds: float = 600.0):
         self.identity, self.progress, self.seconds = identity, progress, seconds
+        self.told, self.handler = False, None  # whether SIGTERM came, and what it did before
+
+    def _tell(self, *_) -> None:
+        self.told = True
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.saved = time.perf_counter()
+        self.saved, self.told = time.perf_counter(), False
+        if threading.current_thread() is threading.main_thread():
+            self.handler = signal.signal(signal.SIGTERM, self._tell)
         if state.best_global_step and not state.best_model_checkpoint:  # the Trainer looked where the folder was once
             state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.best_global_step}"))
 
     def on_step_end(self, args, state, control, **kwargs):
-        if _first_decides(lambda: time.perf_counter() - self.saved >= self.seconds):
+        if _first_decides(lambda: self.told or time.perf_counter() - self.saved >= self.seconds):
             control.should_save = True
+
+    def release(self) -> None:
+        """Give SIGTERM back to what it did before the training."""
+        if self.handler is not None:
+            signal.signal(signal.SIGTERM, self.handler)
+            self.handler = None
 
     def on_save(self, args, state, control, **kwargs):
         if torch.distributed.is_initialized():
@@ -180,6 +204,7 @@ class Keeper(TrainerCallback):
         if state.is_world_process_zero:
             newest = Path(args.output_dir, f"checkpoint-{state.global_step}")
             seal(newest, self.identity, self.progress())
+            remote_checkpoints.upload(newest, self.identity)
             others = [path for path in _numbered(args.output_dir) if path.name != newest.name]
             others.sort(key=lambda path: (path.stat().st_mtime_ns, _number(path)))  # a drive may keep no times
             for old in others[:-1]:
@@ -190,6 +215,11 @@ class Keeper(TrainerCallback):
                 except OSError as error:  # open elsewhere, or a drive that is gone for a moment: no reason to stop
                     print(f"{old.name} is old and could not be removed: {error.strerror}.")
         self.saved = time.perf_counter()
+        if _first_decides(lambda: self.told):
+            raise StoppedError(
+                f"SIGTERM came: step {state.global_step} of {state.max_steps} is saved. Run the notebook again with "
+                "the same run_id and resume='auto' to go on from there."
+            )
 
 
 class _Kill(TrainerCallback):

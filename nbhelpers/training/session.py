@@ -100,6 +100,7 @@ def train(trainer, resume: str = "never") -> Training:
     Raises:
         DivergedError: a loss or the norm of a gradient is not finite.
         ResourceError: out of memory; names what the batch was and what would lower the peak.
+        StoppedError: SIGTERM came; the step at hand is saved.
     """
     found = checkpoints.newest(trainer.args.output_dir, trainer.identity) if resume == "auto" else None
     folder, trainer.before = found or (None, checkpoints.Progress())
@@ -114,6 +115,10 @@ def train(trainer, resume: str = "never") -> Training:
         if not memory_usage.is_exhausted(error):
             raise
         raise ResourceError(memory_advice.what_would_fit(trainer, computing_dtype(trainer.args))) from error
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, checkpoints.Keeper):
+                callback.release()
     done = trainer.progress()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     trainer.remove_callback(probe)

@@ -186,6 +186,30 @@ def test_a_killed_runner_leaves_nothing_running_and_the_same_command_finishes(tm
 
 
 @pytest.mark.slow
+def test_a_notebook_that_is_interrupted_may_save_what_it_has(tmp_path):
+    saves = f"""
+import signal
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+pathlib.Path({str(tmp_path / "ready")!r}).touch()
+while not told:
+    time.sleep(0.05)
+time.sleep(1)
+pathlib.Path({str(tmp_path / "saved")!r}).write_text("whole")
+"""
+    path = write(tmp_path, "01_a", note_pid(tmp_path / "kernel") + saves, "raise ValueError('stopped')")
+    process = start([path], tmp_path / "out")
+    wait_for(lambda: (tmp_path / "ready").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=600)
+    assert process.returncode == 130
+    assert (tmp_path / "saved").read_text() == "whole"
+    (entry,) = json.loads((tmp_path / "out" / "default" / "suite.json").read_text())
+    assert (entry["status"], entry["reason"]) == ("interrupted", "interrupted by the user")
+    assert not alive(tmp_path / "kernel")
+
+
+@pytest.mark.slow
 def test_two_batches_do_not_share_a_folder(tmp_path):
     path = write(tmp_path, "01_a", note_pid(tmp_path / "kernel") + "\ntime.sleep(1200)")
     process = start([path], tmp_path / "out")

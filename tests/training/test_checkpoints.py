@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from nbhelpers.core import hardware
-from nbhelpers.core.errors import NotebookError
+from nbhelpers.core.errors import NotebookError, ParameterError, StoppedError
 from nbhelpers.models import encoding, loading
 from nbhelpers.training import checkpoints, monitoring, sft
 from nbhelpers.training.checkpoints import Progress
@@ -275,6 +275,50 @@ def test_checkpoints_are_saved_by_time(tmp_path, monkeypatch):
     sft.train(trainer)
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]
     assert all((path / checkpoints.SEAL).exists() for path in folder.glob("checkpoint-*"))
+
+
+class Terminate(TrainerCallback):
+    """Sends this process SIGTERM in the middle of a step, as a machine does that is about to be taken away."""
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("address", [False, True])
+def test_sigterm_saves_the_step_and_another_machine_goes_on_from_it(address, tmp_path, monkeypatch, capsys):
+    if address:
+        monkeypatch.setenv("NBHELPERS_CHECKPOINTS", (tmp_path / "bucket").as_uri())
+    before = signal.getsignal(signal.SIGTERM)
+    whole = trainer_of(tmp_path / "whole", "lora", save_strategy="no")
+    sft.train(whole)
+    trainer = trainer_of(tmp_path / "first", "lora", save_strategy="no")
+    trainer.add_callback(Terminate())
+    with pytest.raises(StoppedError, match="step 3 of 8 is saved"):
+        sft.train(trainer)
+    assert signal.getsignal(signal.SIGTERM) == before
+    folder = tmp_path / ("second" if address else "first")
+    trainer = trainer_of(folder, "lora", save_strategy="no")
+    sft.train(trainer, resume="auto")
+    printed = capsys.readouterr().out
+    assert "going on from checkpoint-3 of 8 steps" in printed
+    assert ("fetched from NBHELPERS_CHECKPOINTS: checkpoint-3" in printed) == address
+    for name, weight in weights(trainer).items():
+        assert torch.equal(weight, weights(whole)[name]), name
+
+
+def test_the_address_has_the_newest_checkpoint_alone_and_a_half_copied_one_is_not_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NBHELPERS_CHECKPOINTS", str(tmp_path / "bucket"))
+    trainer = trainer_of(tmp_path / "first", "lora")
+    sft.train(trainer)
+    (place,) = (tmp_path / "bucket").iterdir()
+    assert [path.name for path in place.iterdir()] == [f"checkpoint-{STEPS}"]
+    (place / f"checkpoint-{STEPS}" / checkpoints.SEAL).unlink()
+    assert checkpoints.newest(tmp_path / "other", trainer.identity) is None
+    assert "is not used: it was not finished" in capsys.readouterr().out
+    monkeypatch.setenv("NBHELPERS_CHECKPOINTS", "nosuch://bucket")
+    with pytest.raises(ParameterError, match="nosuch"):
+        checkpoints.newest(tmp_path / "third", trainer.identity)
 
 
 def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path):
