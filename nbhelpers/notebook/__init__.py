@@ -1,10 +1,13 @@
 """Notebooks as a reader and a batch see them: run, reported, drawn, browsed.
 
 - `advice`: which method for which goal
+- `attempts`: one task of a batch, started as often as the options allow
 - `child`: papermill in a process that ends with the runner
 - `command_line`: `python -m nbhelpers run`, `report`, `check`, `compare`, `reference` and `stale`
+- `copies`: results copied to an address that outlives the machine
 - `cost_plots`: figures of memory and cost
 - `cost_widgets`: sliders over the planner
+- `executors`: where the tasks of a batch are computed: threads, or a Ray cluster
 - `forecasts`: what was predicted before training, beside what was measured
 - `labeller`: which of two answers is better, labelled blind
 - `launch`: what a notebook is started with, and whether its result still stands

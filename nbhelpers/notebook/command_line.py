@@ -10,7 +10,8 @@ from pathlib import Path
 from nbhelpers.core import hardware, profiles, storage
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.cost import prices
-from nbhelpers.notebook import plan, reference, report, staleness, suite, verdicts
+from nbhelpers.notebook import copies, plan, reference, report, staleness, suite, verdicts
+from nbhelpers.notebook.attempts import Options
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -107,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COMMAND",
         help="a shell command for the end; NBHELPERS_STATUS is completed or failed",
     )
+    text = "where: threads of this machine, or the machines of the Ray cluster at RAY_ADDRESS (default: threads)"
+    add("--executor", choices=["threads", "ray"], default="threads", help=text)
+    text = "copy results there as they come: a folder, or an address that fsspec knows, such as s3://bucket/runs"
+    add("--copy-to", metavar="ADDRESS", help=text)
     add("--dry-run", action="store_true", help="print what would run, with the times and peaks of the references")
 
     text = "write index.html, one self-contained page, into the folder of a run"
@@ -169,15 +174,18 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(plan.summary(tasks, options.jobs, dollars_per_hour))
         return 0
+    address = f"{options.copy_to.rstrip('/')}/{options.run_id}" if options.copy_to else None
     memory = None if options.memory_limit is None else int(options.memory_limit * 2**30)
-    how = suite.Options(
+    how = Options(
         options.jobs, options.timeout, memory, options.retry, options.anew, options.fail_fast, options.max_dollars,
-        dollars_per_hour,
+        dollars_per_hour, options.executor, address,
     )  # fmt: skip
     statuses = {"failed"}
     try:
         results = suite.run_suite(tasks, folder, how)
         page = report.write_index(folder)
+        if address:
+            copies.copy(folder, address, ["index.html", "results.csv", "suite.json"])
         print()
         for result in results:
             print(report.describe(vars(result)))

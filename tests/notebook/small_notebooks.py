@@ -9,6 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nbhelpers.core import storage
 from nbhelpers.notebook import plan, suite
+from nbhelpers.notebook.attempts import Options
 
 PARAMETERS = """
 profile: str = "auto"
@@ -44,7 +45,7 @@ def run(paths, output_dir, profile="auto", run_id="default", parameters=None, po
     """The results of a batch of these notebooks."""
     root = storage.repository_root() / "outputs" / "reference"
     tasks = plan.tasks(paths, profile, run_id, output_dir, parameters or {}, points, root)
-    return suite.run_suite(tasks, Path(output_dir, run_id), suite.Options(**options), stream or io.StringIO())
+    return suite.run_suite(tasks, Path(output_dir, run_id), Options(**options), stream or io.StringIO())
 
 
 def alive(pid_file: Path) -> bool:

@@ -16,7 +16,7 @@ from small_notebooks import alive, count_runs, note_pid, run, runs, write
 
 from nbhelpers.core import storage
 from nbhelpers.core.errors import NotebookError, ParameterError
-from nbhelpers.notebook import launch, plan, usage
+from nbhelpers.notebook import copies, launch, plan, usage
 from nbhelpers.notebook.child import without_machine_paths
 from nbhelpers.notebook.command_line import main
 
@@ -313,11 +313,26 @@ def test_files_of_parameters_and_sweeps(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_end_of_a_batch_calls_a_command(tmp_path):
+def test_the_end_of_a_batch_calls_a_command_and_has_copied_the_results(tmp_path):
     path = write(tmp_path, "01_a", "1 / 0")
     options = ["--output-dir", str(tmp_path / "out"), "--on-end", f"echo $NBHELPERS_STATUS > {tmp_path / 'ended'}"]
+    options += ["--copy-to", (tmp_path / "bucket").as_uri()]
     assert main(["run", str(path), *options]) == 1
     assert (tmp_path / "ended").read_text() == "failed\n"
+    names = {file.relative_to(tmp_path / "bucket").as_posix() for file in (tmp_path / "bucket").rglob("*.*")}
+    assert {"default/index.html", "default/results.csv", "default/suite.json", "default/01_a/01_a.ipynb"} <= names
+
+
+def test_an_address_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "01_a").mkdir()
+    (tmp_path / "01_a" / "metrics.json").write_text("{}")
+    (tmp_path / "01_a" / "artifacts" / "checkpoints" / "LoRA").mkdir(parents=True)
+    (tmp_path / "01_a" / "artifacts" / "checkpoints" / "LoRA" / "optimizer.pt").write_text("large")
+    with pytest.raises(NotebookError, match="nosuch://bucket cannot be copied to"):
+        copies.copy(tmp_path / "01_a", "nosuch://bucket")
+    assert copies.copy(tmp_path / "01_a", "memory://bucket/run") == 1
+    with pytest.raises(NotebookError, match="cannot be copied to"):
+        copies.copy(tmp_path / "01_a", "/proc/nowhere")
 
 
 def test_a_notebook_names_no_folder_of_this_machine(tmp_path):

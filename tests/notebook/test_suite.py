@@ -17,7 +17,7 @@ from small_notebooks import FINISH, alive, note_pid, run, write
 from nbhelpers.core import storage
 from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.core.storage import read_json
-from nbhelpers.notebook import plan, reference, runner, staleness, suite
+from nbhelpers.notebook import executors, plan, reference, runner, staleness, suite
 from nbhelpers.notebook.command_line import find_notebooks, main
 
 
@@ -224,7 +224,7 @@ def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
     cells = [new_code_cell("1", metadata={"papermill": {"start_time": "2025-01-01"}})]
     path, stream = write(tmp_path, "01_a", *"1234567"), io.StringIO()
     (task,) = plan.tasks([path], "cpu", "default", tmp_path / "out", {}, [], tmp_path)
-    show = suite._Printer(stream, True).progress(task)
+    show = executors.Printer(stream, True).progress(task)
     show(None, 1.0)
     show(new_notebook(cells=cells), 30.0)
     show(new_notebook(cells=cells), 31.0)

@@ -1,0 +1,157 @@
+"""Where the tasks of a batch are computed: by threads of this process, or by the machines of a Ray cluster.
+
+Both give a future for a task. A thread starts the notebook in a child process here. A Ray worker does so on its machine
+and sends back what a reader looks at: the executed notebook, the results and the figures. What is large, such as
+adapters, stays where it was made, unless the output folder is one that all machines share.
+"""
+
+import io
+import os
+import threading
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from nbhelpers.core import hardware, storage
+from nbhelpers.core.errors import NotebookError
+from nbhelpers.core.progress import duration
+from nbhelpers.notebook import notebook_file, runner
+from nbhelpers.notebook.attempts import Options, attempts
+from nbhelpers.notebook.plan import Task
+from nbhelpers.notebook.runner import Result
+
+LOST = 3  # times that a task is begun anew when its machine is lost
+
+
+class Printer:
+    """What a batch says: a line for each new cell, or, of one notebook on a terminal, one line kept fresh."""
+
+    def __init__(self, stream: TextIO, fresh: bool):
+        self.stream, self.fresh, self.lock = stream, fresh and stream.isatty(), threading.Lock()
+
+    def line(self, text: str, keep: bool = True) -> None:
+        with self.lock:
+            start = "\r\x1b[2K" if self.fresh else ""
+            print(start + text, end="\n" if keep or not self.fresh else "", file=self.stream, flush=True)
+
+    def progress(self, task: Task) -> Callable[[dict | None, float], None]:
+        """A function that prints how far a notebook is."""
+        shown, total = 0, len(notebook_file.code_cells(notebook_file.read_notebook(task.path)))
+
+        def show(notebook: dict | None, seconds: float) -> None:
+            nonlocal shown
+            count = len(runner.started_cells(notebook))
+            if count == 0 or (count == shown and not self.fresh):
+                return
+            shown = count
+            eta = "no reference" if task.seconds is None else f"ETA {duration(max(0.0, task.seconds - seconds))}"
+            self.line(f"{task.name}  cell {count} of {total}  {duration(seconds)}  {eta}", keep=False)
+
+        return show
+
+
+class Threads:
+    """Tasks in child processes of this one, `options.jobs` at a time; they share the cores."""
+
+    def __init__(self, options: Options, printer: Printer):
+        self.options, self.printer, self.stopped = options, printer, None
+        self.memory_free = hardware.memory_free("cpu")
+        self.pool = ThreadPoolExecutor(options.jobs)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.pool.shutdown()
+
+    def submit(self, task: Task, facts: dict) -> Future:
+        """Begin a task."""
+        jobs = self.options.jobs
+        threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+        show, say = self.printer.progress(task), self.printer.line
+        return self.pool.submit(attempts, task, facts, self.options, threads, lambda: self.stopped, show, say)
+
+    def result(self, future: Future, task: Task) -> Result:
+        """What became of a task whose future has ended."""
+        return future.result()
+
+    def stop(self, reason: str) -> None:
+        """Interrupt what runs."""
+        self.stopped = reason
+
+
+class Ray:
+    """Tasks on a Ray cluster: the one at RAY_ADDRESS, or one of this machine alone.
+
+    The repository travels to each machine, which needs Python with the same packages. A task whose machine is lost is
+    begun anew on another one.
+    """
+
+    memory_free = float("inf")  # Ray places tasks where their memory is
+
+    def __init__(self, options: Options):
+        try:
+            import ray
+        except ImportError:
+            raise NotebookError("ray is not installed; pip install 'nbhelpers[ray]' brings it.") from None
+        self.ray, self.options, self.stopped, self.references = ray, options, None, {}
+
+    def __enter__(self):
+        if not self.ray.is_initialized():
+            left_out = ["outputs", "wheelhouse", ".venv", ".git", "**/__pycache__"]
+            environment = {"working_dir": str(storage.repository_root()), "excludes": left_out}
+            self.ray.init(runtime_env=environment, log_to_driver=False, logging_level="error")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.ray.shutdown()
+
+    def submit(self, task: Task, facts: dict) -> Future:
+        """Begin a task on a machine with the memory that its reference took; a GPU goes to each where there are any."""
+        total, root = self.ray.cluster_resources(), storage.repository_root()
+        needs = {"num_cpus": 1, "max_retries": LOST}
+        needs |= {"memory": task.memory_bytes} if task.memory_bytes else {}
+        needs |= {"num_gpus": 1} if total.get("GPU") else {}
+        places = tuple(
+            path.relative_to(root) if path.is_relative_to(root) else path for path in (task.path, task.folder)
+        )
+        reference = self.ray.remote(**needs)(_on_worker).remote(task, places, facts, self.options)
+        future = reference.future()
+        self.references[future] = reference
+        return future
+
+    def result(self, future: Future, task: Task) -> Result:
+        """What became of a task whose future has ended; its files lie in the task's folder then."""
+        del self.references[future]
+        try:
+            result, files = future.result()
+        except Exception as error:  # a worker that was lost too often, or cancelled; Ray's errors have no common base
+            status = ("interrupted", self.stopped) if self.stopped else ("failed", f"on Ray: {type(error).__name__}")
+            return Result(task.notebook, *status, point=task.point)
+        task.folder.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(io.BytesIO(files)) as archive:
+            archive.extractall(task.folder)
+        return result
+
+    def stop(self, reason: str) -> None:
+        """Interrupt what runs: the worker is killed, and the notebook ends with it."""
+        self.stopped = reason
+        for reference in self.references.values():
+            self.ray.cancel(reference, force=True)
+
+
+def _on_worker(task: Task, places: tuple[Path, Path], facts: dict, options: Options) -> tuple[Result, bytes]:
+    """Run a task on this machine; the result, and the files of its folder that are no artefacts, as a zip archive."""
+    root = storage.repository_root()
+    task = replace(task, path=Path(root, places[0]), folder=Path(root, places[1]))
+    result = attempts(task, facts, options, threads=None)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(task.folder.rglob("*")):
+            name = path.relative_to(task.folder)
+            if path.is_file() and name.parts[0] != "artifacts":
+                archive.write(path, name)
+    return result, packed.getvalue()
