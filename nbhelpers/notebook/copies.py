@@ -6,7 +6,7 @@ import fsspec
 
 from nbhelpers.core.errors import NotebookError
 
-LEFT_OUT = "checkpoints"  # folders of this name stay: they are large, and of use to nobody once a run has ended
+LEFT_OUT = "checkpoint-"  # folders that begin so stay: they are large, and of no use once a run has ended
 
 
 def copy(folder: Path, address: str, files: list[str] | None = None) -> int:
@@ -19,7 +19,8 @@ def copy(folder: Path, address: str, files: list[str] | None = None) -> int:
         NotebookError: the address cannot be used, or written to.
     """
     wanted = [folder / name for name in files] if files else sorted(folder.rglob("*"))
-    wanted = [path for path in wanted if path.is_file() and LEFT_OUT not in path.relative_to(folder).parts]
+    names = {path: path.relative_to(folder) for path in wanted if path.is_file()}
+    wanted = [path for path, name in names.items() if not any(part.startswith(LEFT_OUT) for part in name.parts)]
     try:
         system, root = fsspec.core.url_to_fs(address)
         for path in wanted:

@@ -326,8 +326,8 @@ def test_the_end_of_a_batch_calls_a_command_and_has_copied_the_results(tmp_path)
 def test_an_address_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "01_a").mkdir()
     (tmp_path / "01_a" / "metrics.json").write_text("{}")
-    (tmp_path / "01_a" / "artifacts" / "checkpoints" / "LoRA").mkdir(parents=True)
-    (tmp_path / "01_a" / "artifacts" / "checkpoints" / "LoRA" / "optimizer.pt").write_text("large")
+    (tmp_path / "01_a" / "artifacts" / "checkpoints" / "checkpoint-8").mkdir(parents=True)
+    (tmp_path / "01_a" / "artifacts" / "checkpoints" / "checkpoint-8" / "optimizer.pt").write_text("large")
     with pytest.raises(NotebookError, match="nosuch://bucket cannot be copied to"):
         copies.copy(tmp_path / "01_a", "nosuch://bucket")
     assert copies.copy(tmp_path / "01_a", "memory://bucket/run") == 1

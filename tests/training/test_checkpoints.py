@@ -321,6 +321,17 @@ def test_the_address_has_the_newest_checkpoint_alone_and_a_half_copied_one_is_no
         checkpoints.newest(tmp_path / "third", trainer.identity)
 
 
+def test_a_local_tracker_gets_every_loss(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    training = sft.train(trainer_of(tmp_path, "lora", report_to="tensorboard", save_strategy="no"))
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    log = EventAccumulator(str(events)).Reload()
+    assert [event.value for event in log.Scalars("train/loss")] == pytest.approx(training.losses, abs=1e-4)
+    assert len(training.losses) == STEPS
+
+
 def test_the_best_by_held_out_loss_is_kept_and_is_the_model_at_the_end(tmp_path):
     def worsening(self):  # the held-out loss falls to step 4 and rises after it
         return lambda *args, **kwargs: {"eval_loss": abs(self.state.global_step - 4) + 1.0}
