@@ -9,6 +9,7 @@
 - `process`: a function called in a fresh process
 - `profiles`: the defaults sized for each kind of machine
 - `progress`: how far long work is, and how time is shown
+- `redaction`: folders of the machine and secrets, taken out of results
 - `run`: one execution of one notebook: its folder, manifest and metrics
 - `seeding`: random numbers that a seed decides
 - `statistics`: a number with its interval: bootstrap of a mean, score interval of a share

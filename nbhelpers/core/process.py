@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,26 @@ def call(job: partial, log: Path, threads: int | None = None) -> Any:
         return pickle.loads(answer.read_bytes())
     finally:
         answer.unlink()
+
+
+def kill_marked(mark: str, spare: int | None = None) -> None:
+    """Kill every process whose environment carries a variable of this name, but the one of the id `spare`.
+
+    Children inherit it, so this reaches what killing a process group does not: the kernel, which jupyter starts in a
+    session of its own, whatever a notebook started, and orphans whose parent is gone. A child whose environment was
+    replaced is not reached.
+    """
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        killed = 0
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):  # it has just ended, or is another user's
+                if process.pid != spare and mark in process.environ():
+                    process.kill()
+                    killed += 1
+        if not killed:
+            return
+        time.sleep(0.05)
 
 
 def _end_with(parent: int) -> None:

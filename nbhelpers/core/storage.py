@@ -35,7 +35,7 @@ def replaced(path: str | Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -47,10 +47,10 @@ def replaced(path: str | Path):
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; None while it is missing or only partly written (papermill writes in place)."""
+    """The content of a JSON file; None while it is missing, cannot be read or is only partly written."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (OSError, ValueError):
         return None
 
 

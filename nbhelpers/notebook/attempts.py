@@ -8,7 +8,7 @@ from nbhelpers.core.storage import read_json
 from nbhelpers.notebook import copies, launch, runner
 from nbhelpers.notebook.plan import Task
 from nbhelpers.notebook.report import describe
-from nbhelpers.notebook.runner import Limits, Result
+from nbhelpers.notebook.runner import Limits, Result, Stop
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def attempts(
     facts: dict,
     options: Options,
     threads: int | None,
-    stopped: Callable[[], str | None] = lambda: None,
+    stop: Stop | None = None,
     show: Callable[[dict | None, float], None] = lambda notebook, seconds: None,
     say: Callable[[str], None] = print,
 ) -> Result:
@@ -54,25 +54,32 @@ def attempts(
     Args:
         facts: of `launch.facts`.
         threads: cores to compute with; None: all.
-        stopped, show: of `runner.run_one`.
+        stop, show: of `runner.run_one`.
         say: called with a line about each attempt that failed and is not the last.
     """
+    stop = stop or Stop()
     limits, values = Limits(options.timeout, options.memory_bytes, threads), dict(task.values)
     same = not launch.differences(read_json(task.folder / launch.FILE), facts)
     for attempt in range(1, options.retry + 2):
         if "resume" in task.declared.keys() - task.values.keys() and (attempt > 1 or (same and not options.anew)):
             values["resume"] = "auto"
         try:
-            result = runner.run_one(task.path, task.folder, values, limits, show, stopped, facts)
+            result = runner.run_one(task.path, task.folder, values, limits, show, stop, facts)
         except OSError as error:
             result = Result(task.notebook, "failed", f"{task.folder} cannot be written to: {error.strerror}")
         result = replace(result, point=task.point, attempts=attempt)
-        if result.status != "failed" or attempt > options.retry:
+        if result.status != "failed" or attempt > options.retry or stop.reason:
             break
         say(f"{describe(asdict(result))}; it is started again")
-    if options.copy_to:
+    return copied(task, result, options.copy_to)
+
+
+def copied(task: Task, result: Result, address: str | None) -> Result:
+    """The result, after the task's folder was copied to an address; where that fails, its reason says so."""
+    if address:
         try:
-            copies.copy(task.folder, "/".join(filter(None, (options.copy_to.rstrip("/"), task.point, task.notebook))))
+            copies.copy(task.folder, f"{address.rstrip('/')}/{task.name}")
         except NotebookError as error:
-            result = replace(result, status="failed", reason=str(error))
+            reason = "; ".join(filter(None, (result.reason, f"not copied: {error}")))
+            result = replace(result, reason=reason)
     return result

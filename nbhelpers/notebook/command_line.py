@@ -44,11 +44,14 @@ def _above_0(text: str) -> float:
     return value
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
-    return value
+def _from_1(text: str, lowest: int = 1) -> int:
+    if not text.isdecimal() or int(text) < lowest:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {lowest} on")
+    return int(text)
+
+
+def _from_0(text: str) -> int:
+    return _from_1(text, 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,12 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         dest="file",
         metavar="FILE",
-        help="parameters in a YAML or JSON file; -p goes first",
+        help="parameters in a YAML or JSON file; -p wins",
     )
-    text = "run every combination, such as: --grid learning_rate=1e-4,2e-4 lora_rank=8,16"
-    add("--grid", nargs="+", default=[], metavar="NAME=VALUE,VALUE", help=text)
+    text = "run every combination, such as: --grid learning_rate=1e-4,2e-4 lora_rank=8,16; it wins over the above"
+    add("--grid", nargs="+", action="extend", default=[], metavar="NAME=VALUE,VALUE", help=text)
     add("--sweep", type=Path, metavar="FILE", help="run every item of a YAML or JSON list, each with its parameters")
-    add("--jobs", type=_count, default=1, metavar="N", help="notebooks at a time, within the free memory (default: 1)")
+    add("--jobs", type=_from_1, default=1, metavar="N", help="notebooks at a time, within the free memory (default: 1)")
     add("--timeout", type=_above_0, metavar="S", help="kill a notebook after this many seconds (default: never)")
     add(
         "--memory-limit",
@@ -95,14 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--retry",
-        type=int,
+        type=_from_0,
         default=0,
         metavar="N",
         help="start a failed notebook again, up to N times (default: 0)",
     )
     add("--fail-fast", action="store_true", help="leave out what has not begun when a notebook has failed")
     add("--anew", action="store_true", help="run also what is done already")
-    add("--max-dollars", type=_above_0, metavar="X", help="stop when the machine's time has cost so much")
+    add("--max-dollars", type=_above_0, metavar="X", help="stop when this call has cost so much of the machine's time")
     add(
         "--on-end",
         metavar="COMMAND",
@@ -112,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--executor", choices=["threads", "ray"], default="threads", help=text)
     text = "copy results there as they come: a folder, or an address that fsspec knows, such as s3://bucket/runs"
     add("--copy-to", metavar="ADDRESS", help=text)
-    add("--dry-run", action="store_true", help="print what would run, with the times and peaks of the references")
+    add("--dry-run", action="store_true", help="print what would run and what is done, with the references' times")
 
     text = "write index.html, one self-contained page, into the folder of a run"
     add = commands.add_parser("report", help=text, description=text).add_argument
@@ -158,7 +161,7 @@ def _stale(budget: float) -> None:
 def _planned(options: argparse.Namespace) -> list[plan.Task]:
     notebooks = find_notebooks(options.notebooks, storage.repository_root() / "notebooks")
     parameters = plan.parameters_file(options.file) if options.file else {}
-    parameters |= {name: plan.value_of(text) for name, text in options.parameters}
+    parameters |= dict(options.parameters)
     points = plan.grid(options.grid)
     if options.sweep:
         points = [one | other for one in plan.sweep_file(options.sweep) for other in points or [{}]]
@@ -167,40 +170,57 @@ def _planned(options: argparse.Namespace) -> list[plan.Task]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    folder = Path(storage.repository_root(), Path(options.output_dir).expanduser(), options.run_id)
-    tasks = _planned(options)
-    profile = profiles.choose(options.profile, hardware.detect())
-    dollars_per_hour = prices.prices()[profile.price].dollars_per_hour
-    if options.dry_run:
-        print(plan.summary(tasks, options.jobs, dollars_per_hour))
-        return 0
-    address = f"{options.copy_to.rstrip('/')}/{options.run_id}" if options.copy_to else None
-    memory = None if options.memory_limit is None else int(options.memory_limit * 2**30)
-    how = Options(
-        options.jobs, options.timeout, memory, options.retry, options.anew, options.fail_fast, options.max_dollars,
-        dollars_per_hour, options.executor, address,
-    )  # fmt: skip
     statuses = {"failed"}
     try:
-        results = suite.run_suite(tasks, folder, how)
-        page = report.write_index(folder)
-        if address:
-            copies.copy(folder, address, ["index.html", "results.csv", "suite.json"])
-        print()
-        for result in results:
-            print(report.describe(vars(result)))
-        print(f"\n{page}")
-        statuses = {result.status for result in results}
+        tasks = _planned(options)
+        profile = profiles.choose(options.profile, hardware.detect())
+        dollars_per_hour = prices.prices()[profile.price].dollars_per_hour
+        if options.dry_run:
+            done = set() if options.anew else {task.name for task in tasks if not suite.why_again(task)}
+            print(plan.summary(tasks, done, dollars_per_hour))
+            return 0
+        statuses = _batch(options, tasks, dollars_per_hour)
     finally:
-        if options.on_end:
+        if options.on_end and not options.dry_run:
             status = "completed" if statuses == {"completed"} else "failed"
             subprocess.run(options.on_end, shell=True, check=False, env=os.environ | {"NBHELPERS_STATUS": status})
     return INTERRUPTED if "interrupted" in statuses else 0 if statuses == {"completed"} else 1
 
 
+def _batch(options: argparse.Namespace, tasks: list[plan.Task], dollars_per_hour: float) -> set[str]:
+    """Run the tasks, write the page, print what became of each; how they ended."""
+    folder = Path(storage.repository_root(), Path(options.output_dir).expanduser(), options.run_id)
+    address = f"{options.copy_to.rstrip('/')}/{options.run_id}" if options.copy_to else None
+    if address:
+        copies.check(address)  # before hours of work
+    how = Options(
+        jobs=min(options.jobs, len(tasks)),
+        timeout=options.timeout,
+        memory_bytes=None if options.memory_limit is None else int(options.memory_limit * 2**30),
+        retry=options.retry,
+        anew=options.anew,
+        fail_fast=options.fail_fast,
+        max_dollars=options.max_dollars,
+        dollars_per_hour=dollars_per_hour,
+        executor=options.executor,
+        copy_to=address,
+    )
+    results = suite.run_suite(tasks, folder, how)
+    page = report.write_index(folder)
+    if address:
+        copies.copy(folder, address, without="artifacts")  # those were copied as they came
+    print()
+    for result in results:
+        print(report.describe(vars(result)))
+    print(f"\n{page}")
+    return {result.status for result in results}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; its exit code: 0 good, 1 a notebook failed or differs, 2 wrong input, 130 interrupted."""
     options = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to stop
     try:
         if options.command == "run":
             return _run(options)
@@ -220,6 +240,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{folder}: {', '.join(reference.make_reference(options.folder, folder))}")
     except NotebookError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or ''} {error.strerror or error}".strip(), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -5,8 +5,8 @@ and sends back what a reader looks at: the executed notebook, the results and th
 adapters, stays where it was made, unless the output folder is one that all machines share.
 """
 
+import contextlib
 import io
-import os
 import threading
 import zipfile
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from nbhelpers.core.progress import duration
 from nbhelpers.notebook import notebook_file, runner
 from nbhelpers.notebook.attempts import Options, attempts
 from nbhelpers.notebook.plan import Task
-from nbhelpers.notebook.runner import Result
+from nbhelpers.notebook.runner import Result, Stop
 
 LOST = 3  # times that a task is begun anew when its machine is lost
 
@@ -35,7 +35,8 @@ class Printer:
     def line(self, text: str, keep: bool = True) -> None:
         with self.lock:
             start = "\r\x1b[2K" if self.fresh else ""
-            print(start + text, end="\n" if keep or not self.fresh else "", file=self.stream, flush=True)
+            with contextlib.suppress(OSError, ValueError):  # nobody reads any more: the batch goes on
+                print(start + text, end="\n" if keep or not self.fresh else "", file=self.stream, flush=True)
 
     def progress(self, task: Task) -> Callable[[dict | None, float], None]:
         """A function that prints how far a notebook is."""
@@ -56,9 +57,11 @@ class Printer:
 class Threads:
     """Tasks in child processes of this one, `options.jobs` at a time; they share the cores."""
 
-    def __init__(self, options: Options, printer: Printer):
-        self.options, self.printer, self.stopped = options, printer, None
-        self.memory_free = hardware.memory_free("cpu")
+    def __init__(self, options: Options, printer: Printer, stop: Stop):
+        self.options, self.printer, self.stop = options, printer, stop
+        machine = hardware.detect()
+        self.memory_free = hardware.memory_free(machine.device)
+        self.threads = max(1, machine.cores // options.jobs) if options.jobs > 1 else None
         self.pool = ThreadPoolExecutor(options.jobs)
 
     def __enter__(self):
@@ -69,18 +72,15 @@ class Threads:
 
     def submit(self, task: Task, facts: dict) -> Future:
         """Begin a task."""
-        jobs = self.options.jobs
-        threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
         show, say = self.printer.progress(task), self.printer.line
-        return self.pool.submit(attempts, task, facts, self.options, threads, lambda: self.stopped, show, say)
+        return self.pool.submit(attempts, task, facts, self.options, self.threads, self.stop, show, say)
 
     def result(self, future: Future, task: Task) -> Result:
         """What became of a task whose future has ended."""
         return future.result()
 
-    def stop(self, reason: str) -> None:
-        """Interrupt what runs."""
-        self.stopped = reason
+    def interrupt(self) -> None:
+        """What runs looks at `stop` itself."""
 
 
 class Ray:
@@ -92,12 +92,12 @@ class Ray:
 
     memory_free = float("inf")  # Ray places tasks where their memory is
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, stop: Stop):
         try:
             import ray
         except ImportError:
             raise NotebookError("ray is not installed; pip install 'nbhelpers[ray]' brings it.") from None
-        self.ray, self.options, self.stopped, self.references = ray, options, None, {}
+        self.ray, self.options, self.stop, self.references = ray, options, stop, {}
 
     def __enter__(self):
         if not self.ray.is_initialized():
@@ -129,16 +129,16 @@ class Ray:
         try:
             result, files = future.result()
         except Exception as error:  # a worker that was lost too often, or cancelled; Ray's errors have no common base
-            status = ("interrupted", self.stopped) if self.stopped else ("failed", f"on Ray: {type(error).__name__}")
-            return Result(task.notebook, *status, point=task.point)
+            if self.stop.reason:
+                return Result(task.notebook, "interrupted", self.stop.reason, point=task.point)
+            return Result(task.notebook, "failed", f"on Ray: {type(error).__name__}: {error}"[:500], point=task.point)
         task.folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(io.BytesIO(files)) as archive:
             archive.extractall(task.folder)
         return result
 
-    def stop(self, reason: str) -> None:
-        """Interrupt what runs: the worker is killed, and the notebook ends with it."""
-        self.stopped = reason
+    def interrupt(self) -> None:
+        """Kill the workers; the notebooks end with them."""
         for reference in self.references.values():
             self.ray.cancel(reference, force=True)
 

@@ -5,13 +5,17 @@ hash of every file or folder that a parameter names. A model or data set that is
 that name alone.
 """
 
+import contextlib
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.core import environment, fingerprint, storage
 from nbhelpers.core.parameters import BOOKKEEPING
 from nbhelpers.core.run import DISTRIBUTIONS
+from nbhelpers.notebook import notebook_file
 
 FILE = "launch.json"
 
@@ -30,26 +34,39 @@ def _inputs(values: dict[str, Any]) -> dict[str, str]:
     found = {}
     for name, value in values.items():
         if name not in BOOKKEEPING and isinstance(value, str) and value:
-            path = Path(storage.repository_root(), Path(value).expanduser())
-            if path.exists():
-                found[name] = _digest(path)
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # no text that could name a file
+                path = Path(storage.repository_root(), Path(value).expanduser())
+                if path.exists():
+                    found[name] = _digest(path)
     return found
 
 
-def facts(path: Path, declared: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def _code(path: Path) -> dict[str, Any]:
+    """Of the cells a hash of what stands in them, of modules and data files as `fingerprint.of_notebook`."""
+    sources = [notebook_file.source_of(cell) for _, cell in notebook_file.code_cells(notebook_file.read_notebook(path))]
+    code = {"cells": hashlib.sha256("\0".join(sources).encode()).hexdigest(), "modules": {}, "data": {}}
+    with contextlib.suppress(SyntaxError):  # such as `x = !ls`: the cells alone count
+        code |= {name: x for name, x in fingerprint.of_notebook(path).items() if name != "notebook"}
+    return code
+
+
+def facts(path: Path, declared: dict[str, Any], values: dict[str, Any], before: Sequence[Path] = ()) -> dict[str, Any]:
     """What the result of this notebook depends on.
 
     Args:
         declared: name -> default of every parameter.
         values: those that are set for this run.
+        before: folders of the notebooks of this run whose artefacts it uses.
     """
     parameters = {name: x for name, x in (declared | values).items() if name not in BOOKKEEPING - {"study"}}
-    return {
-        "code": fingerprint.of_notebook(path),
+    found = {
+        "code": _code(path),
         "parameters": parameters,
         "versions": environment.versions(DISTRIBUTIONS),
         "inputs": _inputs(parameters),
+        "before": {folder.name: _digest(folder / FILE) for folder in before if (folder / FILE).exists()},
     }
+    return json.loads(json.dumps(found))  # as it is read again
 
 
 def differences(before: dict | None, now: dict[str, Any]) -> list[str]:
@@ -67,8 +84,11 @@ def differences(before: dict | None, now: dict[str, Any]) -> list[str]:
     for name in sorted(before["code"]["modules"].keys() | now["code"]["modules"].keys()):
         if before["code"]["modules"].get(name) != now["code"]["modules"].get(name):
             said.append(f"module {name}")
-    if before["code"]["notebook"] != now["code"]["notebook"]:
+    if before["code"]["cells"] != now["code"]["cells"]:
         said.append("the notebook's code")
+    for name in sorted(before["before"].keys() & now["before"].keys()):
+        if before["before"][name] != now["before"][name]:
+            said.append(f"{name} ran again")
     changed = before["code"]["data"].items() ^ now["code"]["data"].items()
     return said + [f"data/{name}" for name in sorted({name for name, _ in changed})]
 

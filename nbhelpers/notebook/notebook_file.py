@@ -29,9 +29,13 @@ def code_cells(notebook: dict | None) -> list[tuple[int, dict]]:
 
 
 def is_notebook(path: Path) -> bool:
-    """Whether a file is there and a notebook in Jupyter's format 4."""
+    """Whether a file is there and a notebook in Jupyter's format 4: cells with sources and metadata."""
     content = read_json(path)
-    return isinstance(content, dict) and content.get("nbformat") == 4 and "cells" in content
+    if not isinstance(content, dict) or content.get("nbformat") != 4 or not isinstance(content.get("metadata"), dict):
+        return False
+    cells = content.get("cells")
+    whole = {"cell_type", "source", "metadata"}
+    return isinstance(cells, list) and all(isinstance(cell, dict) and whole <= cell.keys() for cell in cells)
 
 
 def read_notebook(path: Path) -> dict:
@@ -47,4 +51,5 @@ def declared(notebook: dict) -> dict[str, parameters.Parameter]:
 
 def goes_after(notebook: dict) -> list[str]:
     """The notebooks that this one goes behind in a batch, as its metadata names them: it uses what they made."""
-    return list(notebook["metadata"].get("nbhelpers", {}).get("after", []))
+    names = (notebook["metadata"].get("nbhelpers") or {}).get("after") or []
+    return [names] if isinstance(names, str) else list(names)

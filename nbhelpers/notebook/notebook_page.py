@@ -30,8 +30,10 @@ def with_formulas(markdown: str) -> str:
     from latex2mathml.converter import convert
 
     def mathml(match: re.Match) -> str:
-        block = match[1] is not None
-        return convert((match[1] or match[2]).strip(), display="block" if block else "inline")
+        try:
+            return convert((match[1] or match[2]).strip(), display="block" if match[1] else "inline")
+        except Exception:  # no formula, or one that the library cannot read: it stays as it was written
+            return match[0]
 
     parts = _CODE.split(markdown)
     return "".join(part if part.startswith("`") else _FORMULA.sub(mathml, part) for part in parts)
@@ -85,5 +87,6 @@ def write_html(path: Path) -> Path:
     dark = HtmlFormatter(style="native").get_style_defs(".highlight")
     style = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n.highlight {{ background: none !important }}"
     target = path.with_suffix(".html")
-    target.write_text(page(title or path.stem, _linked(body, path.parent), STYLE + style), encoding="utf-8")
+    with storage.replaced(target) as file:
+        file.write(page(title or path.stem, _linked(body, path.parent), STYLE + style))
     return target

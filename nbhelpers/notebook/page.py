@@ -84,7 +84,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
 """
 _HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 # The browser holds the page to its promise: it loads nothing, and no other script runs.
-POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_HASH}'"
+_NONE = "default-src 'none'; base-uri 'none'; form-action 'none'"
+POLICY = f"{_NONE}; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_HASH}'"
 
 
 def page(title: str, body: str, style: str = "") -> str:

@@ -1,10 +1,12 @@
 """What a batch will run: every notebook with every point of a sweep, checked before anything starts."""
 
+import contextlib
 import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ from nbhelpers.core import hardware, profiles, storage
 from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.core.parameters import Parameter, check_parameters
 from nbhelpers.core.progress import duration
-from nbhelpers.notebook import notebook_file
+from nbhelpers.core.redaction import SECRET, SECRET_NAME
+from nbhelpers.notebook import launch, notebook_file
 from nbhelpers.notebook.reference import reference_peak, reference_seconds
 
 _GIVEN = {name: Parameter(name, "str", "") for name in ("profile", "run_id", "output_dir")}
-_SECRET = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|AKIA|xox[abp]-|eyJ)[\w-]{8,}")
 
 
 def name_of(point: str, notebook: str) -> str:
@@ -54,29 +56,48 @@ class Task:
         """The names of the tasks that go before it."""
         return {name_of(self.point, notebook) for notebook in self.after}
 
+    def facts(self) -> dict[str, Any]:
+        """What its result depends on, as it is now: `launch.facts`."""
+        return launch.facts(self.path, self.declared, self.values, [self.folder.parent / name for name in self.after])
+
     def __str__(self) -> str:
         took = "time not known" if self.seconds is None else duration(self.seconds)
         peak = "memory not known" if self.memory_bytes is None else f"{self.memory_bytes / 2**30:.1f} GiB"
         return f"{self.name}  {took}  {peak}"
 
 
-def value_of(text: str) -> Any:
-    """The value papermill's `-p` makes of a text; `true` and `false` count as well (`none` is a name: report_to)."""
-    words = {"True": True, "true": True, "False": False, "false": False, "None": None}
-    if text in words:
-        return words[text]
+class _Loader(yaml.SafeLoader):
+    """YAML in which a name may be there once."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key, deep) for key, _ in node.value]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def value_of(text: Any, annotation: str) -> Any:
+    """What a text stands for, of a parameter declared with this type: `2e-5` is a number unless it may be text.
+
+    `None` is None where that is allowed. A value that is no text stays as it is.
+    """
+    allowed = {part.strip() for part in annotation.split("|")}
+    if not isinstance(text, str) or (text == "None" and "None" in allowed):
+        return None if text == "None" else text
+    if "str" in allowed:
+        return text
+    if text.casefold() in ("true", "false"):
+        return text.casefold() == "true"
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text
 
 
 def _read(path: Path, kind: type) -> Any:
-    """The content of a YAML or JSON file, in which `2e-5` is a number."""
+    """The content of a YAML or JSON file."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeError) as error:
         raise NotebookError(f"{path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:
@@ -87,15 +108,9 @@ def _read(path: Path, kind: type) -> Any:
     return content
 
 
-def _numbers(values: dict) -> dict[str, Any]:
-    """YAML reads `2e-5` as text: here it is the number."""
-    exponent = re.compile(r"[+-]?\d+(\.\d*)?e[+-]?\d+", re.I)
-    return {str(name): float(x) if isinstance(x, str) and exponent.fullmatch(x) else x for name, x in values.items()}
-
-
 def parameters_file(path: Path) -> dict[str, Any]:
     """Name -> value of a YAML or JSON file. Raises NotebookError where it cannot be read as that."""
-    return _numbers(_read(path, dict))
+    return {str(name): value for name, value in _read(path, dict).items()}
 
 
 def grid(texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -108,7 +123,7 @@ def grid(texts: Sequence[str]) -> list[dict[str, Any]]:
         name, sign, values = text.partition("=")
         if not sign or not name or not values or name in axes:
             raise ParameterError(f"--grid {text!r} should read like learning_rate=1e-4,2e-4, each name once.")
-        axes[name] = [value_of(value) for value in values.split(",")]
+        axes[name] = values.split(",")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
 
 
@@ -117,29 +132,45 @@ def sweep_file(path: Path) -> list[dict[str, Any]]:
     points = _read(path, list)
     if not points or not all(isinstance(point, dict) and point for point in points):
         raise NotebookError(f"{path} should be a list with the parameters of one run in each of its items.")
-    return [_numbers(point) for point in points]
+    return [{str(name): value for name, value in point.items()} for point in points]
 
 
 def point_name(point: dict[str, Any]) -> str:
-    """What the folder of a point is called: `lora_rank-8_learning_rate-0.0001`, at most 100 characters."""
+    """What the folder of a point is called: `lora_rank-8_learning_rate-1e-4`, at most 100 characters."""
     parts = [re.sub(r"[^\w.-]+", "-", f"{name}-{value}") for name, value in point.items()]
     return "_".join(parts)[:100]
 
 
 def _check(name: str, declared: dict[str, Parameter], values: dict[str, Any]) -> list[str]:
-    """What is wrong with these values for a notebook, in words."""
-    problems = []
-    for key, value in values.items():
-        if isinstance(value, str) and _SECRET.search(value):
-            problems.append(
-                f"{name}: {key} looks like a secret, and every parameter is written into the executed notebook. Set it "
-                "in the environment (HF_TOKEN, ...) instead"
-            )
+    """What is wrong with these values for a notebook, in words. A secret is not shown."""
+    secret = {key for key, x in values.items() if SECRET_NAME.search(key) or SECRET.search(str(x))}
+    problems = [
+        f"{name}: {key} looks like a secret, and every parameter is written into the executed notebook. Set it in the "
+        "environment (HF_TOKEN, ...) instead"
+        for key in sorted(secret)
+    ]
+    shown = {key: x for key, x in values.items() if key not in secret}
     try:
-        check_parameters(declared, list(values), values)
+        check_parameters(declared, list(shown), shown)
     except ParameterError as error:
         problems += [f"{name}: {line.strip(' -')}" for line in str(error).splitlines()[1:]]
     return problems
+
+
+def _refuse_circles(sources: dict[str, dict]) -> None:
+    """Raises NotebookError where notebooks go behind each other in a circle: a batch would wait forever."""
+    try:
+        TopologicalSorter({name: notebook_file.goes_after(notebook) for name, notebook in sources.items()}).prepare()
+    except CycleError as error:
+        circle = " behind ".join(error.args[1])
+        raise NotebookError(f"The notebooks go behind each other in a circle: {circle}. Mend 'after'.") from None
+
+
+def _output_folder(root: Path, output_dir: str | Path) -> Path:
+    try:
+        return Path(root, Path(output_dir).expanduser())
+    except RuntimeError as error:  # no such user
+        raise ParameterError(f"output_dir={str(output_dir)!r} cannot be used: {error}.") from None
 
 
 def tasks(
@@ -172,6 +203,10 @@ def tasks(
     problems, out = [], []
     sized_for = profiles.choose(profile, hardware.detect()).name
     root = storage.repository_root()
+    base = _output_folder(root, output_dir) / run_id
+    if base == root / "outputs" / "reference":
+        raise ParameterError("run_id='reference' is the folder of the committed results; take another.")
+    _refuse_circles(sources)
     for point, values in (named or {"": {}}).items():
         own = {"run_id": point, "output_dir": Path(output_dir, run_id).as_posix()} if point else {}
         for name, notebook in sources.items():
@@ -179,9 +214,10 @@ def tasks(
             if fixed := given.keys() & both.keys():
                 problems.append(f"{', '.join(sorted(fixed))}: set with --profile, --run-id and --output-dir")
                 continue
+            both = {key: value_of(x, declared[key].annotation) if key in declared else x for key, x in both.items()}
             problems += _check(name, declared, both)
             placed = {key: x for key, x in (given | own).items() if key in declared}
-            folder = Path(root, Path(output_dir).expanduser(), run_id, point, name)
+            folder = base / point / name
             took = [measured(name, sized_for, reference_folder) for measured in (reference_seconds, reference_peak)]
             defaults = {key: parameter.default for key, parameter in declared.items()}
             after = tuple(other for other in notebook_file.goes_after(notebook) if other in paths)
@@ -192,11 +228,16 @@ def tasks(
     return out
 
 
-def summary(planned: Sequence[Task], jobs: int, dollars_per_hour: float) -> str:
-    """A line for each task and one for all: what their references took, in time, memory and money."""
-    lines = [str(task) for task in planned]
-    known = [task.seconds for task in planned if task.seconds is not None]
-    total = math.fsum(known) / jobs
-    left_out = f", {len(planned) - len(known)} of unknown time not counted" if len(known) < len(planned) else ""
-    took = f"{duration(total)} and ${total / 3600 * dollars_per_hour:.4f} as the references took{left_out}"
-    return "\n".join([*lines, f"{len(planned)} runs, {jobs} at a time: {took}"])
+def summary(planned: Sequence[Task], done: set[str], dollars_per_hour: float) -> str:
+    """A line for each task and one for all: what their references took, in time, memory and money.
+
+    Args:
+        done: names of the tasks whose earlier result stands.
+    """
+    lines = [f"{task}  is done" if task.name in done else str(task) for task in planned]
+    left = [task for task in planned if task.name not in done]
+    known = [task.seconds for task in left if task.seconds is not None]
+    total = math.fsum(known)
+    left_out = f", {len(left) - len(known)} of unknown time not counted" if len(known) < len(left) else ""
+    took = f"{duration(total)} and ${total / 3600 * dollars_per_hour:.4f} one after the other, as the references took"
+    return "\n".join([*lines, f"{len(left)} to run: {took}{left_out}"])

@@ -1,6 +1,8 @@
 """One HTML page a run. It opens with what was found; then, for each notebook, numbers, figures and circumstances."""
 
 import base64
+import contextlib
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,6 @@ def _results(metrics: dict[str, Any]) -> str:
     """The table of the metrics of one notebook; the arrow says which way is better."""
     rows = []
     for name, entry in metrics.items():
-        entry = entry if isinstance(entry, dict) else {"value": entry}
         unit = entry.get("unit") or ""
         value, low, high, baseline = (quantity(entry.get(k), unit, name) for k in ("value", "low", "high", "baseline"))
         interval = "" if entry.get("low") is None or entry.get("high") is None else f"  [{low}, {high}]"
@@ -186,9 +187,20 @@ def _section(run: NotebookRun) -> str:
     if run.changed:
         said = ", ".join(f"{name} = {value!r}" for name, value in run.changed.items())
         parts.append(f"<p class='soft'>Parameters that differ: {escape(said)}</p>")
-    parts += [_results(run.metrics.get("metrics") or {})]
+    parts += [_results(run.entries)]
     parts += [_predictions(run.metrics.get("predicted") or {}, run.metrics.get("measured") or {})]
     return f"<section>{''.join(parts)}{_figures(run.folder)}{_circumstances(run.manifest)}</section>"
+
+
+def _shown(make: Callable[[Any], str], what) -> str:
+    """A part of the page; one whose numbers or files are damaged says so and spares the others."""
+    try:
+        return make(what)
+    except Exception as error:
+        name = what.name if isinstance(what, NotebookRun) else "overview"
+        said = escape(f"{name} cannot be shown: {type(error).__name__}: {error}")
+        place = escape(quote(name), quote=True)
+        return f'<section id="{place}"><p class="reason">{said}</p></section>'
 
 
 def write_index(run_folder: str | Path) -> Path:
@@ -204,7 +216,8 @@ def write_index(run_folder: str | Path) -> Path:
     for run in runs:
         path = run.folder / f"{run.result['notebook']}.ipynb"
         if notebook_file.is_notebook(path):
-            notebook_page.write_html(path)
+            with contextlib.suppress(Exception):  # a page that cannot be made is not linked
+                notebook_page.write_html(path)
     write_results(folder, runs)
     completed = sum(run.status == "completed" for run in runs)
     total = progress.duration(sum(run.result["seconds"] for run in runs))
@@ -213,8 +226,8 @@ def write_index(run_folder: str | Path) -> Path:
 <h1>{escape(title)}</h1>
 <p class="soft">{completed} of {len(runs)} notebooks completed · {total} · <a href="results.csv">results.csv</a></p>
 </header>
-{_overview(runs)}
-{"".join(map(_section, runs))}"""
+{_shown(_overview, runs)}
+{"".join(_shown(_section, run) for run in runs)}"""
     path = folder / "index.html"
     with storage.replaced(path) as file:
         file.write(page(title, body))

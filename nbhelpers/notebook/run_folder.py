@@ -1,7 +1,7 @@
 """The folder of a run as it was left: its notebooks with what each claims, changed and cost, and one table of all."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from nbhelpers.core import storage
 from nbhelpers.core.parameters import BOOKKEEPING
 from nbhelpers.core.storage import read_json
 from nbhelpers.cost import prices
+from nbhelpers.notebook.runner import Result
 from nbhelpers.notebook.verdicts import verdict
 
 
@@ -39,9 +40,18 @@ class NotebookRun:
     @property
     def claim(self) -> tuple[str, str, dict] | None:
         """`(sentence, name, entry)`: what the notebook claims, and the metric that bears it out."""
-        claim = self.metrics.get("claim") or {}
-        entry = (self.metrics.get("metrics") or {}).get(claim.get("metric"))
-        return (claim["text"], claim["metric"], entry) if isinstance(entry, dict) else None
+        claim = self.metrics.get("claim")
+        if not isinstance(claim, dict) or not {"text", "metric"} <= claim.keys():
+            return None
+        entry = self.entries.get(claim["metric"])
+        return (str(claim["text"]), claim["metric"], entry) if entry else None
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """Metric -> what `Run.finish` writes of it; a bare number is its value."""
+        found = self.metrics.get("metrics")
+        found = found if isinstance(found, dict) else {}
+        return {name: entry if isinstance(entry, dict) else {"value": entry} for name, entry in found.items()}
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -59,24 +69,37 @@ class NotebookRun:
         return prices.dollars(self.result["seconds"], table[price].dollars_per_hour) if price in table else None
 
 
+def recorded(folder: Path) -> dict[str, Result]:
+    """Name -> result, as suite.json has them; what is no entry of one, or of an earlier version, has what it has."""
+    content, found = read_json(folder / "suite.json"), {}
+    known = {field.name for field in fields(Result)}
+    for entry in content if isinstance(content, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("notebook"), str) and isinstance(entry.get("status"), str):
+            result = Result(**{name: x for name, x in entry.items() if name in known})
+            found["/".join(filter(None, (result.point, result.notebook)))] = result
+    return found
+
+
 def notebooks_of(folder: Path) -> list[NotebookRun]:
-    """The entries of suite.json, and one for every other notebook of the run: those that were run by hand."""
-    entries = read_json(folder / "suite.json") or []
-    listed = {entry["notebook"] for entry in entries if not entry.get("point")}
+    """The entries of suite.json, and one for every other notebook of the run: those that were run by hand.
+
+    One that is called completed has a metrics.json that says so: else it has not.
+    """
+    results = recorded(folder)
     for path in folder.glob("*/manifest.json"):
-        if path.parent.name not in listed:
+        if path.parent.name not in results:
             metrics = _read_object(path.parent / "metrics.json")
-            status = metrics.get("status") or "not finished"
             seconds = (metrics.get("measured") or {}).get("notebook_seconds", 0.0)
-            entry = {"notebook": path.parent.name, "status": status, "seconds": seconds, "reason": None, "cell": None}
-            entries.append(entry)
+            status = metrics.get("status") or "not finished"
+            results[path.parent.name] = Result(path.parent.name, status, seconds=seconds)
     runs = []
-    for entry in entries:
-        place = folder / entry.get("point", "") / entry["notebook"]
-        runs.append(
-            NotebookRun(place, entry, *(_read_object(place / f"{part}.json") for part in ("metrics", "manifest")))
-        )
-    return sorted(runs, key=lambda run: run.name)
+    for name in sorted(results):
+        metrics, manifest = (_read_object(folder / name / f"{part}.json") for part in ("metrics", "manifest"))
+        result = results[name]
+        if result.status == "completed" and metrics.get("status") != "completed":
+            result = replace(result, status="not finished", reason="its metrics.json is missing or not completed")
+        runs.append(NotebookRun(folder / name, asdict(result), metrics, manifest))
+    return runs
 
 
 def write_results(folder: Path, runs: list[NotebookRun]) -> Path:
@@ -89,6 +112,6 @@ def write_results(folder: Path, runs: list[NotebookRun]) -> Path:
         for run in runs:
             facts = [run.result.get("point", ""), run.result["notebook"], run.status, run.result["seconds"]]
             facts += [run.changed.get(name, "") for name in changed]
-            for name, entry in (run.metrics.get("metrics") or {"": {}}).items():
+            for name, entry in (run.entries or {"": {}}).items():
                 writer.writerow([*facts, name, *(entry.get(key) for key in keys), verdict(name, entry)])
     return folder / "results.csv"

@@ -7,6 +7,7 @@ notebook has completed when every code cell ran without an error and a fresh `me
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from typing import Any
 from uuid import uuid4
 
 import nbhelpers
-from nbhelpers.core import storage
+from nbhelpers.core import redaction, storage
 from nbhelpers.core.hardware import CORES
+from nbhelpers.core.process import kill_marked
 from nbhelpers.core.storage import read_json
 from nbhelpers.notebook import launch, notebook_file, usage
-from nbhelpers.notebook.child import KERNEL_DIED, without_machine_paths
+from nbhelpers.notebook.child import KERNEL_DIED
 
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 60.0  # for an interrupted training to end its step and save it
@@ -64,6 +66,14 @@ class Limits:
     threads: int | None = None
 
 
+@dataclass
+class Stop:
+    """Whether notebooks that run are to be stopped: `reason` says why, `at_once` leaves them no time to save."""
+
+    reason: str | None = None
+    at_once: bool = False
+
+
 def started_cells(notebook: dict | None) -> list[tuple[int, dict]]:
     """The code cells that papermill began: it notes the time before a cell runs and invents none afterwards."""
     return [
@@ -79,28 +89,7 @@ def cell_facts(places: list[tuple[int, dict]]) -> dict[str, Any] | None:
     return {"index": index, "id": cell.get("id"), "source": notebook_file.source_of(cell).strip().splitlines()[0]}
 
 
-def _stop(mark: str) -> None:
-    """Kill every process whose environment carries the mark.
-
-    Children inherit it, so this reaches what killing a process group does not: the kernel, which jupyter starts in a
-    session of its own, whatever the notebook started, and orphans whose parent is gone.
-    """
-    import psutil
-
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        found = 0
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):  # it has just ended, or is another user's
-                if mark in process.environ():
-                    process.kill()
-                    found += 1
-        if not found:
-            return
-        time.sleep(0.05)
-
-
-def _let_save(process: subprocess.Popen, seconds: float) -> None:
+def _let_save(process: subprocess.Popen, seconds: float, stop: Stop) -> None:
     """Send SIGTERM to what papermill started, and wait for all to end by themselves: a training saves its step."""
     import psutil
 
@@ -108,8 +97,9 @@ def _let_save(process: subprocess.Popen, seconds: float) -> None:
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end and not stop.at_once:
+        time.sleep(POLL_SECONDS)
 
 
 def _judge(notebook: dict | None, exit_code: int, folder: Path, log: str, begun: int) -> tuple[str | None, dict | None]:
@@ -128,8 +118,9 @@ def _judge(notebook: dict | None, exit_code: int, folder: Path, log: str, begun:
         if NO_SPACE in log:
             return f"the disk is full: {NO_SPACE} ({folder})", cell_facts(started)
         lines = log.strip().splitlines()
+        said = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)), None)
         how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"
-        return f"papermill {how}: {lines[-1] if lines else 'it printed nothing'}", cell_facts(started)
+        return f"papermill {how}: {said or (lines[-1] if lines else 'it printed nothing')}", cell_facts(started)
     unexecuted = [place for place in notebook_file.code_cells(notebook) if place[1]["execution_count"] is None]
     if unexecuted or not started:
         return "not every cell was executed", cell_facts(unexecuted[:1])
@@ -161,15 +152,15 @@ def run_one(
     values: dict[str, Any],
     limits: Limits,
     show: Callable[[dict | None, float], None],
-    stopped: Callable[[], str | None],
+    stop: Stop,
     facts: dict | None = None,
 ) -> Result:
     """Run one notebook in a child process.
 
     Args:
         show: called with the notebook so far and the seconds after every look at it.
-        stopped: asked at every look; where it gives a reason, the notebook gets SIGTERM and GRACE_SECONDS to save what
-            it trains, is killed, and counts as interrupted.
+        stop: looked at every time; where it has a reason, the notebook gets SIGTERM and GRACE_SECONDS to save what it
+            trains, and is killed. It counts as interrupted, unless it completed in that time.
         facts: what it is started with, of `launch.facts`; they are written beside its results.
 
     Raises OSError where the folder cannot be written to.
@@ -179,13 +170,14 @@ def run_one(
     search_path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {mark: "1", "PYTHONPATH": search_path}
     if limits.threads:
-        environment |= dict.fromkeys(("OMP_NUM_THREADS", CORES), str(limits.threads))
+        environment = {"OMP_NUM_THREADS": str(limits.threads)} | environment | {CORES: str(limits.threads)}
     start, process, seen, looked, ended, meter = time.monotonic(), None, None, None, None, usage.Meter()
-    with tempfile.TemporaryFile() as stream:  # not in the folder, whose disk may be full
+    # Neither what it prints nor its sockets are in the folder, whose disk may be full.
+    with tempfile.TemporaryFile() as stream, tempfile.TemporaryDirectory(prefix="nbhelpers-") as sockets:
         try:
             streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
-            task = json.dumps({"input": str(path), "output": str(output), "parameters": values})
-            command = [sys.executable, "-m", "nbhelpers.notebook.child", str(os.getpid()), task]
+            task = {"input": str(path), "output": str(output), "parameters": values, "sockets": sockets, "mark": mark}
+            command = [sys.executable, "-m", "nbhelpers.notebook.child", str(os.getpid()), json.dumps(task)]
             process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
             while process.poll() is None:
                 seconds = time.monotonic() - start
@@ -195,21 +187,20 @@ def run_one(
                 elif limits.memory_bytes is not None and meter.memory_bytes > limits.memory_bytes:
                     held, most = meter.memory_bytes / 2**30, limits.memory_bytes / 2**30
                     ended = "failed", f"held {held:.2f} GiB of memory, more than the limit of {most:.2f} GiB"
-                elif reason := stopped():
-                    ended = "interrupted", reason
+                elif stop.reason:
+                    _let_save(process, GRACE_SECONDS, stop)
+                    ended = None if process.poll() == 0 else ("interrupted", stop.reason)
                 if ended:
-                    if ended[0] == "interrupted":
-                        _let_save(process, GRACE_SECONDS)
                     break
                 if output.exists() and (state := output.stat().st_mtime_ns) != looked:
                     looked, seen = state, read_json(output) or seen
                 show(seen, seconds)
                 time.sleep(POLL_SECONDS)
         finally:
-            _stop(mark)
+            kill_marked(mark)
         exit_code = process.wait()
         stream.seek(0)
-        log = without_machine_paths(stream.read().decode(errors="replace"))
+        log = redaction.redact(stream.read().decode(errors="replace"))
     seconds = round(time.monotonic() - start, 1)
     notebook = read_json(output) or seen
     status, reason = ended or (None, None)
@@ -220,5 +211,5 @@ def run_one(
     if reason:
         with contextlib.suppress(OSError):  # a full disk
             (folder / "papermill.log").write_text(log, encoding="utf-8")
-    reason = without_machine_paths(reason) if reason else None
+    reason = redaction.redact(reason) if reason else None
     return Result(folder.name, status, reason, cell, seconds, exit_code, **meter.means(seconds))

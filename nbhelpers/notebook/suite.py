@@ -6,39 +6,42 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from filelock import FileLock, Timeout
 
-from nbhelpers.core import storage
+from nbhelpers.core import redaction, storage
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.core.storage import read_json
-from nbhelpers.notebook import executors, launch, runner
+from nbhelpers.notebook import attempts, executors, launch, runner
 from nbhelpers.notebook.attempts import Options
 from nbhelpers.notebook.executors import Printer
-from nbhelpers.notebook.plan import Task, name_of
+from nbhelpers.notebook.plan import Task
 from nbhelpers.notebook.report import describe
-from nbhelpers.notebook.runner import Result
+from nbhelpers.notebook.run_folder import recorded
+from nbhelpers.notebook.runner import Result, Stop
 
 
 class _Batch:
-    """A batch while it runs: what waits, what runs, what has ended."""
+    """A batch while it runs: what waits, what runs, what has ended.
+
+    The files in a task's folder say whether it is done; the entries of suite.json are for the reader.
+    """
 
     def __init__(self, tasks: Sequence[Task], folder: Path, options: Options, printer: Printer):
         self.tasks, self.folder, self.options, self.printer = tasks, folder, options, printer
-        self.executor = executors.Ray(options) if options.executor == "ray" else executors.Threads(options, printer)
-        self.stopped: str | None = None  # why what runs is to be stopped
+        self.stop = Stop()
+        ray = options.executor == "ray"
+        self.executor = executors.Ray(options, self.stop) if ray else executors.Threads(options, printer, self.stop)
         self.waiting = list(tasks)
         self.running: dict[Future, Task] = {}
-        self.results: dict[str, Result] = {}
-        self.ran: set[str] = set()  # names of the tasks that were not left as they are
+        self.results = recorded(folder)
+        self.failed = False
         self.begun = time.monotonic()
-        earlier = [_result(entry) for entry in read_json(folder / "suite.json") or []]
-        self.earlier = {name_of(result.point, result.notebook): result for result in earlier}
 
     def run(self) -> list[Result]:
         """Begin tasks as they become ready until all have ended."""
@@ -46,26 +49,34 @@ class _Batch:
             while self.waiting or self.running:
                 if reason := self._end():
                     for task in self.waiting:
-                        self._note(Result(task.notebook, "not run", reason, point=task.point))
+                        if not self._is_done(task):
+                            self._note(task, Result(task.notebook, "not run", reason, point=task.point))
                     self.waiting = []
-                if self.stopped:
-                    self.executor.stop(self.stopped)
+                if self.stop.reason:
+                    self.executor.interrupt()
                 while task := self._ready():
                     self.waiting.remove(task)
-                    self._begin(task)
+                    self._guarded(task, self._begin, task)
                 done, _ = wait(self.running, timeout=runner.POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
-                    self._note(self.executor.result(future, self.running[future]))
+                    self._guarded(self.running[future], self._finish, future)
                     del self.running[future]
         return [self.results[task.name] for task in self.tasks]
+
+    def _guarded(self, task: Task, step: Callable, argument) -> None:
+        """Take a step; whatever goes wrong with one task is that task's failure and ends no other."""
+        try:
+            step(argument)
+        except Exception as error:
+            reason = redaction.redact(f"{type(error).__name__}: {error}")[:2_000]
+            self._note(task, Result(task.notebook, "failed", reason, point=task.point))
 
     def _end(self) -> str | None:
         """Why nothing more may begin, if so."""
         cost, most = (time.monotonic() - self.begun) / 3600 * self.options.dollars_per_hour, self.options.max_dollars
-        if most is not None and cost > most:
-            self.stopped = f"the batch has cost ${cost:.2f}, more than the limit of ${most:g}"
-        failed = any(result.status == "failed" for result in self.results.values())
-        return self.stopped or ("an earlier notebook failed" if self.options.fail_fast and failed else None)
+        if most is not None and cost > most and not self.stop.reason:
+            self.stop.reason = f"the batch has cost ${cost:.2f}, more than the limit of ${most:g}"
+        return self.stop.reason or ("an earlier notebook failed" if self.options.fail_fast and self.failed else None)
 
     def _ready(self) -> Task | None:
         """The next task that may begin: those before it have ended, and there is memory for it."""
@@ -80,49 +91,69 @@ class _Batch:
                 return task
         return None
 
+    def _is_done(self, task: Task) -> bool:
+        return not self.options.anew and not why_again(task)
+
     def _begin(self, task: Task) -> None:
         """Start a task, unless its earlier result stands."""
-        facts, earlier = launch.facts(task.path, task.declared, task.values), self.earlier.get(task.name)
-        why = [f"{name} ran again" for name in sorted(task.before & self.ran)]
-        if earlier and earlier.status != "completed":
-            why = ["it failed" if earlier.status == "failed" else f"it was {earlier.status}"]
-        why = why or launch.still_stands(task.folder, facts)
-        if earlier and not why and not self.options.anew:
+        why = ["as asked"] if self.options.anew else why_again(task)
+        if not why:
             self.printer.line(f"{task.name} is done: same code, parameters, versions and inputs")
-            self._note(earlier)
+            seconds = (read_json(task.folder / "metrics.json") or {}).get("measured", {}).get("notebook_seconds", 0.0)
+            known = self.results.get(task.name)
+            new = Result(task.notebook, "completed", seconds=seconds, point=task.point)
+            done = known if known and known.status == "completed" else new
+            self._note(task, attempts.copied(task, done, self.options.copy_to))
             return
-        if earlier and not self.options.anew:
+        if (task.folder / launch.FILE).exists():
             self.printer.line(f"{task.name} runs again: {', '.join(why)[:300]}")
-        self.ran.add(task.name)
-        self.running[self.executor.submit(task, facts)] = task
+        lost = Result(task.notebook, "interrupted", "the batch ended before it did", point=task.point)
+        self._record(task, lost)  # what a reader finds if this process is killed
+        self.running[self.executor.submit(task, task.facts())] = task
 
-    def _note(self, result: Result) -> None:
+    def _finish(self, future: Future) -> None:
+        task = self.running[future]
+        self._note(task, self.executor.result(future, task))
+
+    def _note(self, task: Task, result: Result) -> None:
         """Keep a result, print it, and write all of them."""
-        self.results[name_of(result.point, result.notebook)] = result
+        self.failed = self.failed or result.status == "failed"
+        self._record(task, result)
         self.printer.line(describe(asdict(result)))
-        found = self.earlier | self.results
+
+    def _record(self, task: Task, result: Result) -> None:
+        self.results[task.name] = result
         try:
-            storage.write_json(self.folder / "suite.json", [asdict(found[name]) for name in sorted(found)])
+            found = [asdict(self.results[name]) for name in sorted(self.results)]
+            storage.write_json(self.folder / "suite.json", found)
         except OSError as error:
             self.printer.line(f"suite.json was not written: {error.strerror}")
 
 
-def _result(entry: dict) -> Result:
-    """A result as suite.json keeps it; one of an earlier version may have other fields."""
-    return Result(**{field.name: entry[field.name] for field in fields(Result) if field.name in entry})
+def why_again(task: Task) -> list[str]:
+    """Why a task must run, although it may have before; empty where its earlier result stands."""
+    return launch.still_stands(task.folder, task.facts())
 
 
 @contextlib.contextmanager
-def _signals(batch: _Batch):
-    """Ctrl-C and SIGTERM stop the batch while the block runs; only the main thread can have that."""
+def _signals(stop: Stop, printer: Printer):
+    """Ctrl-C, SIGTERM and a lost terminal stop the batch while the block runs; a second one at once.
+
+    Only the main thread can have that.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(*_) -> None:
-        batch.stopped = "interrupted by the user"
+    def interrupt(*_) -> None:
+        stop.at_once = stop.reason is not None
+        if stop.reason is None:
+            stop.reason = "interrupted by the user"
+            printer.line(f"stopping: up to {runner.GRACE_SECONDS:.0f} s for what trains to save; again to stop at once")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
@@ -162,8 +193,9 @@ def run_suite(
     except OSError as error:
         raise NotebookError(f"{folder} cannot be written to: {error.strerror}. Give another --output-dir.") from None
     try:
-        batch = _Batch(tasks, folder, options, Printer(stream or sys.stdout, options.jobs == 1))
-        with _signals(batch):
+        printer = Printer(stream or sys.stdout, options.jobs == 1)
+        batch = _Batch(tasks, folder, options, printer)
+        with _signals(batch.stop, printer):
             return batch.run()
     finally:
         lock.release()

@@ -14,10 +14,9 @@ import nbformat
 import pytest
 from small_notebooks import alive, count_runs, note_pid, run, runs, write
 
-from nbhelpers.core import storage
+from nbhelpers.core import redaction, storage
 from nbhelpers.core.errors import NotebookError, ParameterError
-from nbhelpers.notebook import copies, launch, plan, usage
-from nbhelpers.notebook.child import without_machine_paths
+from nbhelpers.notebook import copies, launch, plan, report, suite, usage
 from nbhelpers.notebook.command_line import main
 
 
@@ -41,10 +40,10 @@ def sweep(tmp_path_factory):
 def test_every_point_of_a_grid_is_a_run_of_its_own(sweep):
     results, folder = sweep
     assert statuses(results) == ["completed"] * 4, results
-    for rate in (1e-4, 2e-4):
+    for rate in ("1e-4", "2e-4"):
         for steps in (8, 16):
             place = folder / f"learning_rate-{rate}_max_steps-{steps}" / "01_a"
-            assert metrics(place)["result"]["value"] == pytest.approx(rate * steps)
+            assert metrics(place)["result"]["value"] == pytest.approx(float(rate) * steps)
     entries = json.loads((folder / "suite.json").read_text())
     assert len({entry["point"] for entry in entries}) == 4
 
@@ -92,8 +91,8 @@ def test_what_is_done_is_not_run_again_and_each_change_says_why(tmp_path):
 
 
 def test_another_version_of_a_library_is_named():
-    before = {"code": {"notebook": "a", "modules": {"core.run": "1"}, "data": {}}, "parameters": {},
-              "versions": {"torch": "2.12.0"}, "inputs": {}}  # fmt: skip
+    before = {"code": {"cells": "a", "modules": {"core.run": "1"}, "data": {}}, "parameters": {},
+              "versions": {"torch": "2.12.0"}, "inputs": {}, "before": {}}  # fmt: skip
     now = json.loads(json.dumps(before))
     assert launch.differences(before, now) == []
     now["versions"]["torch"], now["code"]["modules"]["core.run"] = "2.13.0", "2"
@@ -293,12 +292,12 @@ def test_files_of_parameters_and_sweeps(tmp_path, capsys):
     path = write(tmp_path, "01_a", "1")
     (tmp_path / "given.yaml").write_text("learning_rate: 2e-5\nlabel: from file\n")
     (tmp_path / "sweep.json").write_text('[{"max_steps": 1}, {"max_steps": 2, "label": "own"}]')
-    assert plan.parameters_file(tmp_path / "given.yaml") == {"learning_rate": 2e-5, "label": "from file"}
+    assert plan.parameters_file(tmp_path / "given.yaml") == {"learning_rate": "2e-5", "label": "from file"}
     options = ["--output-dir", str(tmp_path / "out"), "--parameters", str(tmp_path / "given.yaml"), "--dry-run"]
     options += ["--sweep", str(tmp_path / "sweep.json"), "--grid", "force=true,false", "--profile", "smoke"]
     assert main(["run", str(path), *options]) == 0
     printed = capsys.readouterr().out
-    for point in ("max_steps-1_force-True/01_a", "max_steps-2_label-own_force-False/01_a", "4 runs, 1 at a time"):
+    for point in ("max_steps-1_force-true/01_a", "max_steps-2_label-own_force-false/01_a", "4 to run: "):
         assert point in printed
     assert not (tmp_path / "out").exists()
     for content, message in (("- 1\n", "a list"), ("a: [", "neither YAML nor JSON"), ("a: 1\n", "should have a list")):
@@ -340,11 +339,15 @@ def test_a_notebook_names_no_folder_of_this_machine(tmp_path):
     text = f'"{root}/nbhelpers/a.py", "{root}", "{root}-other/b", "{home}/.cache/x", "/srv{home}/y"'
     expected = f'"nbhelpers/a.py", ".", "{root}-other/b", "~/.cache/x", "/srv{home}/y"'
     if not root.is_relative_to(home) and home != Path("/"):
-        assert without_machine_paths(text) == expected
-    path = write(tmp_path, "01_a", f"import pathlib\nprint(pathlib.Path.home())\nraise ValueError({str(root / 'x')!r})")
+        assert redaction.redact(text) == expected
+    path = write(
+        tmp_path,
+        "01_a",
+        "import pathlib, nbhelpers\nprint(pathlib.Path.home())\nraise ValueError(pathlib.Path(nbhelpers.__file__))",
+    )
     (result,) = run([path], tmp_path / "out")
     texts = [file.read_text() for file in (tmp_path / "out" / "default").rglob("*") if file.is_file()]
-    assert result.reason == "ValueError: x"
+    assert result.reason == "ValueError: nbhelpers/__init__.py"
     assert not [text for text in texts if f"{root}/" in text or f"{home}/" in text]
 
 
@@ -357,6 +360,105 @@ def test_the_gpu_is_asked_where_there_is_one(tmp_path, monkeypatch):
     meter = usage.Meter()
     meter.look(os.getpid())
     assert meter.means(1.0)["gpu_used"] == 0.5
+
+
+def test_what_goes_wrong_with_one_notebook_ends_no_other(tmp_path, monkeypatch):
+    """A cell that is no Python, a value no path can have, a thread that raises: each is its own notebook's failure."""
+    paths = [
+        write(tmp_path, "01_shell", "found = !echo shell"),
+        write(tmp_path, "02_b", "1"),
+        write(tmp_path, "03_c", "1"),
+    ]
+    begin = suite.launch.facts
+
+    def facts(path, *arguments):
+        if path.stem == "02_b":
+            raise RuntimeError("damaged")
+        return begin(path, *arguments)
+
+    monkeypatch.setattr(plan.launch, "facts", facts)
+    results = run(paths, tmp_path / "out", parameters={"label": "~nobody/" + "x" * 400})
+    assert statuses(results) == ["completed", "failed", "completed"]
+    assert results[1].reason == "RuntimeError: damaged"
+    assert len(json.loads((tmp_path / "out" / "default" / "suite.json").read_text())) == 3
+
+
+def test_what_is_done_stays_done_when_another_notebook_stops_the_batch(tmp_path):
+    ran = tmp_path / "ran"
+    paths = [write(tmp_path, "01_a", "1"), write(tmp_path, "02_b", count_runs(ran))]
+    run(paths, tmp_path / "out")
+    write(tmp_path, "01_a", "1 / 0")
+    assert statuses(run(paths, tmp_path / "out", fail_fast=True)) == ["failed", "completed"]
+    write(tmp_path, "01_a", "2")
+    assert statuses(run(paths, tmp_path / "out")) == ["completed", "completed"]
+    assert runs(ran) == 1
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '[{"status": "completed"}]', '[{"notebook": "01_a", "sta', ""])
+def test_a_damaged_record_costs_nothing(content, tmp_path):
+    folder = tmp_path / "out" / "default"
+    path, ran = write(tmp_path, "01_a", "1"), io.StringIO()
+    folder.joinpath("01_a").mkdir(parents=True)
+    storage.write_json(folder / "01_a" / "metrics.json", {"status": "completed", "measured": {"notebook_seconds": 7.0}})
+    (task,) = plan.tasks([path], "auto", "default", tmp_path / "out", {}, [], tmp_path)
+    storage.write_json(folder / "01_a" / launch.FILE, task.facts())
+    (folder / "suite.json").write_text(content)
+    (result,) = run([path], tmp_path / "out", stream=ran)
+    assert (result.status, result.seconds) == ("completed", 7.0)
+    assert "01_a is done" in ran.getvalue()
+    assert report.write_index(folder).exists()
+
+
+def test_notebooks_in_a_circle_are_refused(tmp_path):
+    paths = [write(tmp_path, "01_a", "1", after=("02_b",)), write(tmp_path, "02_b", "1", after=("01_a",))]
+    with pytest.raises(NotebookError, match="behind each other in a circle"):
+        run(paths, tmp_path / "out")
+    with pytest.raises(ParameterError, match="committed results"):
+        plan.tasks(paths[:1], "auto", "reference", "outputs", {}, [], tmp_path)
+
+
+def test_a_closed_pipe_does_not_end_a_batch(tmp_path):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    assert statuses(run([write(tmp_path, "01_a", "1")], tmp_path / "out", stream=Closed())) == ["completed"]
+
+
+def test_secrets_are_not_in_results_whatever_printed_them(tmp_path, monkeypatch):
+    root = storage.repository_root()
+    monkeypatch.setenv("HF_TOKEN", "plain-but-secret")
+    token = "hf_" + "Q" * 30
+    prints = (
+        f"import os\nprint(os.environ['HF_TOKEN'], '{token[:5]}' + '{token[5:]}', 'https://me:passw' + '0rd@host/x')"
+    )
+    fails = "from nbhelpers.core import statistics\nstatistics.estimate([])"
+    (result,) = run([write(tmp_path, "01_a", prints, fails)], tmp_path / "out")
+    assert result.status == "failed"
+    report.write_index(tmp_path / "out" / "default")
+    text = "".join(file.read_text() for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert text.count("<secret> <secret> https://<secret>@host/x") >= 1
+    for hidden in ("plain-but-secret", token, "passw0rd", f"{root}/", f"{tmp_path}/"):
+        assert hidden not in text, hidden
+    assert "nbhelpers/core/statistics.py" in text  # the traceback is still of use
+    assert redaction.redact(f"\x1b[32m{root}/a.py\x1b[39m") == "\x1b[32ma.py\x1b[39m"
+
+
+def test_wrong_options_are_refused_and_the_end_is_called_all_the_same(tmp_path, capsys):
+    path = str(write(tmp_path, "01_a", "1"))
+    for options in (["--retry", "-1"], ["--jobs", "0"], ["--timeout", "nan"], ["--max-dollars", "0"]):
+        with pytest.raises(SystemExit):
+            main(["run", path, "--output-dir", str(tmp_path / "out"), *options])
+        assert "is not a" in capsys.readouterr().err
+    ended = ["--on-end", f"echo $NBHELPERS_STATUS > {tmp_path / 'ended'}", "--output-dir", str(tmp_path / "out")]
+    assert main(["run", path, "-p", "nope", "1", *ended]) == 2
+    assert (tmp_path / "ended").read_text() == "failed\n"
+    twice = ["--grid", "max_steps=1,2", "--grid", "force=true,false", "--dry-run"]
+    assert main(["run", path, "--output-dir", str(tmp_path / "out"), *twice]) == 0
+    assert "4 to run" in capsys.readouterr().out
+    (tmp_path / "twice.yaml").write_text("max_steps: 1\nmax_steps: 2\n")
+    with pytest.raises(NotebookError, match="'max_steps' is there twice"):
+        plan.parameters_file(tmp_path / "twice.yaml")
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from nbhelpers.notebook import notebook_page
         ("It costs $2 per million, not $3.", 0),
         ("`$x$` is code, ```\n$y$\n``` too, $z$ is not", 1),
         ("5\\$ and 6$", 0),
+        ("$x^$ and $\\begin{aligned} a$", 0),
     ],
 )
 def test_formulas_become_mathml_and_prices_stay(markdown, formulas):

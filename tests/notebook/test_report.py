@@ -242,3 +242,31 @@ def test_a_figure_says_what_its_axes_show(folder, tmp_path):
     run.save_figure(figure, "named")
     page = Page(report.write_index(folder).read_text())
     assert "Loss: nats a token against step" in [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", '{"status": "completed", "metrics": [1]}'),
+        ("metrics.json", '{"status": "completed", "metrics": {"loss": 0.5}, "claim": "words"}'),
+        ("metrics.json", '{"status": "completed", "metrics": {"loss": {"value": 1, "low": "a", "high": "b"}}}'),
+        ("metrics.json", '{"status": "completed", "measured": {"seconds": "many"}, "predicted": {"seconds": 1}}'),
+        ("figures/cut.png", "no picture"),
+        (
+            "01_good.ipynb",
+            '{"nbformat": 4, "metadata": {}, "cells": [{"cell_type": "code", "source": 3, "metadata": {}}]}',
+        ),
+    ],
+)
+def test_one_damaged_file_spares_the_rest_of_the_page(folder, file, content):
+    (folder / "01_good" / file).write_text(content)
+    page = Page(report.write_index(folder).read_text())
+    assert "ValueError" in page.text  # of 02_bad
+    assert (folder / "results.csv").exists()
+
+
+def test_a_run_whose_results_are_gone_is_not_called_completed(folder):
+    (folder / "01_good" / "metrics.json").unlink()
+    page = Page(report.write_index(folder).read_text())
+    assert "0 of 3 notebooks completed" in page.text
+    assert "its metrics.json is missing or not completed" in page.text

@@ -269,10 +269,11 @@ def test_find_notebooks_and_parameter_values(tmp_path):
     assert find_notebooks(["01_m", "05", "01"], tmp_path) == [*studies, paths[1]]
     with pytest.raises(NotebookError, match="00_a, 01_b, 10_c, 01_methods, 05_more"):
         find_notebooks(["02"], tmp_path)
-    texts = ["2e-5", "5", "true", "False", "None", "none", "smoke"]
-    values = [plan.value_of(text) for text in texts]
-    assert values == [2e-5, 5, True, False, None, "none", "smoke"]
+    texts = [("2e-5", "float"), ("5", "int | None"), ("true", "bool"), ("None", "str | None"), ("5", "str"), (7, "str")]
+    values = [plan.value_of(*text) for text in texts]
+    assert values == [2e-5, 5, True, None, "5", 7]
     assert [type(value) for value in values[:3]] == [float, int, bool]
+    assert plan.value_of("many", "int") == "many"  # refused by its type
 
 
 @pytest.fixture
