@@ -86,7 +86,7 @@ def _value(name: str, entry: dict[str, Any]) -> str:
 def _overview(runs: list[NotebookRun]) -> str:
     """What the reader came for: of each notebook the claim, its value, the verdict, time and dollars."""
     names = sorted({name for run in runs for name in run.changed})
-    differing = [name for name in names if len({str(run.changed.get(name)) for run in runs}) > 1]
+    differing = [name for name in names if len({str(run.parameter(name)) for run in runs}) > 1]
     rows = []
     for run in runs:
         text, name, entry = run.claim or ("", "", {})
@@ -96,7 +96,7 @@ def _overview(runs: list[NotebookRun]) -> str:
         seconds, dollars = run.result["seconds"], run.dollars
         rows.append([
             (link, run.name),
-            *(str(run.changed.get(parameter, "")) for parameter in differing),
+            *(str(run.parameter(parameter)) for parameter in differing),
             text or "–",
             (escape(_value(name, entry)) if entry else "–", entry.get("value", "")),
             (mark, state),

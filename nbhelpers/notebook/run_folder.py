@@ -61,6 +61,10 @@ class NotebookRun:
             name: x for name, x in given.items() if name not in BOOKKEEPING and name in declared and x != declared[name]
         }
 
+    def parameter(self, name: str) -> Any:
+        """The value that a parameter was given, or the notebook's own; empty where it is not known."""
+        return (self.manifest.get("parameters") or {}).get(name, "")
+
     @property
     def dollars(self) -> float | None:
         """The whole notebook at its profile's price; None where the profile is not known."""
@@ -111,7 +115,7 @@ def write_results(folder: Path, runs: list[NotebookRun]) -> Path:
         writer.writerow(["point", "notebook", "status", "seconds", *changed, "metric", *keys, "verdict"])
         for run in runs:
             facts = [run.result.get("point", ""), run.result["notebook"], run.status, run.result["seconds"]]
-            facts += [run.changed.get(name, "") for name in changed]
+            facts += [run.parameter(name) for name in changed]
             for name, entry in (run.entries or {"": {}}).items():
                 writer.writerow([*facts, name, *(entry.get(key) for key in keys), verdict(name, entry)])
     return folder / "results.csv"

@@ -217,7 +217,7 @@ def test_the_points_of_a_sweep_are_told_apart_by_what_differs(tmp_path):
     entries = []
     for rank in (8, 16):
         point = f"lora_rank-{rank}"
-        own = {"lora_rank": None, "run_id": "a", "seed": 0}
+        own = {"lora_rank": 8, "run_id": "a", "seed": 0}  # the notebook's own value is shown too
         manifest = {"declared": own, "parameters": own | {"lora_rank": rank, "run_id": point}}
         storage.write_json(tmp_path / point / "02_a" / "manifest.json", manifest)
         storage.write_json(tmp_path / point / "02_a" / "metrics.json", {"status": "completed", "metrics": {}})
