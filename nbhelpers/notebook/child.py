@@ -44,7 +44,7 @@ def _write(self, buffer: str, path: str) -> None:
         cell |= redaction.redacted(cell) | own
     notebook["metadata"] = redaction.redacted(notebook["metadata"])
     with storage.replaced(path) as file:
-        file.write(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+        file.write(json.dumps(notebook, indent=1) + "\n")
 
 
 def main(parent: int, task: dict) -> int:

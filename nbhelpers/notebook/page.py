@@ -95,7 +95,7 @@ def page(title: str, body: str, style: str = "") -> str:
         body: HTML, its texts escaped already.
         style: rules that add to STYLE.
     """
-    return f"""<!doctype html>
+    html = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -112,3 +112,4 @@ def page(title: str, body: str, style: str = "") -> str:
 </body>
 </html>
 """
+    return html.encode("utf-8", "backslashreplace").decode()  # half a character, from a reason or an output

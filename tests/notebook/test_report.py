@@ -270,3 +270,8 @@ def test_a_run_whose_results_are_gone_is_not_called_completed(folder):
     page = Page(report.write_index(folder).read_text())
     assert "0 of 3 notebooks completed" in page.text
     assert "its metrics.json is missing or not completed" in page.text
+
+
+def test_half_a_character_in_a_reason_is_shown_as_its_number(folder):
+    storage.write_json(folder / "suite.json", [entry("02_bad", "failed", "before \udcff after")])
+    assert "before \\udcff after" in report.write_index(folder).read_text()
