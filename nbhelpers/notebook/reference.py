@@ -3,12 +3,10 @@
 import json
 import re
 import socket
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.core import fingerprint, storage
+from nbhelpers.core import fingerprint, redaction, storage
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.core.storage import read_json
 from nbhelpers.notebook import notebook_file
@@ -36,9 +34,7 @@ def reference_peak(name: str, profile: str | None, reference_folder: Path) -> in
 
 def _machine_paths() -> re.Pattern:
     """Matches an absolute path that exists because of this machine: repository, home, temporary, environment."""
-    found = {storage.repository_root(), Path.home(), Path(tempfile.gettempdir()), Path(sys.prefix)}
-    found = {str(path) for path in found | {path.resolve() for path in found} if len(path.parts) > 1}
-    return re.compile(rf"(?<![\w.~-])(?:{'|'.join(map(re.escape, sorted(found)))})(?![\w-])")
+    return re.compile(rf"(?<![\w.~-])(?:{'|'.join(map(re.escape, redaction.folders()))})(?![\w-])")
 
 
 def _portable(value: Any) -> Any:
