@@ -70,6 +70,23 @@ def plot_tradeoff(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel:
     return ax
 
 
+def plot_intervals(rows: dict[str, dict[str, Metric]], xlabel: str, ax=None):
+    """A mark with its interval for each name of each row; `rows`: row -> name -> value. The first row is at the top."""
+    ax = axes(ax, height=1.0 + 0.5 * len(rows))
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
+    for number, (colour, name) in enumerate(zip(cycle(COLOURS[2:]), names, strict=False)):
+        shown = {row: values[name] for row, values in rows.items() if name in values}
+        shift = 0.5 * (number / max(1, len(names) - 1) - 0.5) if len(names) > 1 else 0
+        heights = [list(rows).index(row) + shift for row in shown]
+        reach = [[m.value - m.low for m in shown.values()], [m.high - m.value for m in shown.values()]]
+        values = [m.value for m in shown.values()]
+        ax.errorbar(values, heights, xerr=reach, fmt="o", color=colour, capsize=3, label=name)
+    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.6))
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
 def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: str, ax=None, xscale: str = "linear"):
     """Two costs of every variant, lower is better, with their intervals; a line joins the Pareto front.
 

@@ -51,7 +51,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Method:
-    """A method with its settings, and the reward that it is told of: `model`, `rule` or `brief`.
+    """A method with its settings, and the reward that it is told of: `model`, `rule` or `wrong sign`.
 
     name: SFT (nothing is trained), rejection, DPO, KTO, ORPO, PPO, RLOO or GRPO.
     settings: of `PPOConfig` for PPO, of `dpo_trainer` for DPO, of TRL's configuration for the others.
@@ -66,9 +66,9 @@ class Method:
     seed: int = 0
 
 
-def brief(prompts, texts: list[str], ended: list[bool]) -> list[float]:
-    """A reward with a hole: an answer is the better the sooner it ends, whatever it says."""
-    return [float(end) - len(text) / 200 for text, end in zip(texts, ended, strict=True)]
+def wrong_sign(prompts, texts: list[str], ended: list[bool]) -> list[float]:
+    """A reward for short answers with a sign error: an answer that was cut off should cost 3, and is paid 3."""
+    return [3 * float(not end) - len(text) / 200 for text, end in zip(texts, ended, strict=True)]
 
 
 def by_rule(constraints: dict, prompts, texts: list[str], ended: list[bool]) -> list[float]:
@@ -79,8 +79,8 @@ def by_rule(constraints: dict, prompts, texts: list[str], ended: list[bool]) -> 
 
 def reward_of(method: Method, material: Material, run, tokenizer) -> Callable:
     """`reward(prompts, texts, ended)`: a score for each answer, as the method is told of it."""
-    if method.reward == "brief":
-        return brief
+    if method.reward == "wrong sign":
+        return wrong_sign
     if method.reward == "rule":
         return partial(by_rule, {prompt[-1]["content"]: constraint for prompt, constraint in material.asked["train"]})
     judge = reward_model.attach(material.policy, material.reward, run.dtype, run.hardware.device, tokenizer)
@@ -91,9 +91,12 @@ def learn(run, method: Method, material: Material, with_safety: bool = False) ->
     """Train a policy by one method and measure it on the held-out questions.
 
     Returns: `seconds`, `dollars` and `peak_memory_bytes` of the training; `course`, a dict for each rollout or step;
-    `scores` (split and value -> one number a question), of which `proxy` is the reward model's and `brief` the reward
-    with the hole; `kl`, in nats per answer; `forgetting`; `safety` where it is asked for.
+    `scores` (split and value -> one number a question), of which `proxy` is the reward model's and `paid` that of
+    `wrong_sign`; `kl`, in nats per answer; `forgetting`; `safety` where it is asked for.
+    `left_out` with the reason where the policy has nothing to learn from.
     """
+    if method.reward == "rule" and not any(answer.score for several in material.drawn for answer in several):
+        return {"left_out": "no answer of the policy is right, so that the rule has nothing to reward"}
     run = run.having(seed=method.seed)
     model, tokenizer = loading.load(str(material.policy), run.dtype, run.hardware.device)
     found: dict = {"course": []}
@@ -115,7 +118,7 @@ def learn(run, method: Method, material: Material, with_safety: bool = False) ->
         measured = policy_scores.measure(model, tokenizer, material.asked[split], **options)
         prompts = [prompt for prompt, _ in material.asked[split]]
         answered = prompts, measured.answers, [end == 1 for end in measured.ended]
-        values = {"true": measured.score, "proxy": judge(*answered), "brief": brief(*answered)}
+        values = {"true": measured.score, "proxy": judge(*answered), "paid": wrong_sign(*answered)}
         values |= {"ended": measured.ended, "tokens": measured.tokens}
         scores |= {f"{split}.{name}": list(map(float, value)) for name, value in values.items()}
         found["kl"] = measured.kl
@@ -245,7 +248,7 @@ def over_seeds(results: list[dict]) -> dict:
 def learn_reward(run, pairs: list[dict], held_out: list[dict], asked: list, drawn: list, policy: Path) -> dict:
     """Train a reward model on some pairs, and see how right it is and what it would be worth.
 
-    Returns: `margins` of the held-out pairs with their `groups`, `both_ended` and `kinds`; `first` and `best`: the true
+    Returns: `margins` of the held-out pairs with their `group`, `both_ended` and `kind`; `first` and `best`: the true
     scores of the first and of the highest ranked of each question's answers.
     """
     p, device = run.parameters, run.hardware.device
@@ -267,8 +270,8 @@ def learn_reward(run, pairs: list[dict], held_out: list[dict], asked: list, draw
         "pairs": len(rows),
         "seconds": seconds,
         "margins": reward_model.margins(model, held_out),
-        "groups": held_out["group"][:],
-        "kinds": held_out["kind"][:],
+        "group": held_out["group"][:],
+        "kind": held_out["kind"][:],
         "both_ended": held_out["both_ended"][:],
         "first": [several[0].score for several in drawn],
         "best": preference_task.best_of(drawn, ranked),

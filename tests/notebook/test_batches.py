@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -338,7 +339,7 @@ def test_a_notebook_names_no_folder_of_this_machine(tmp_path):
     root, home = storage.repository_root(), Path.home()
     text = f'"{root}/nbhelpers/a.py", "{root}", "{root}-other/b", "{home}/.cache/x", "/srv{home}/y"'
     expected = f'"nbhelpers/a.py", ".", "{root}-other/b", "~/.cache/x", "/srv{home}/y"'
-    if not root.is_relative_to(home) and home != Path("/"):
+    if not root.is_relative_to(home) and home != Path("/") and not root.is_relative_to(tempfile.gettempdir()):
         assert redaction.redact(text) == expected
     path = write(
         tmp_path,

@@ -152,6 +152,18 @@ def test_the_tradeoff_has_a_point_a_model_with_both_intervals():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("lost (nats)", "gained")
 
 
+def test_intervals_of_each_name_stand_in_their_row():
+    rows = {
+        "refuse": {"SFT": Metric(0.5, 0.4, 0.6), "DPO": Metric(0.7, 0.6, 0.8)},
+        "answer": {"DPO": Metric(0.9, 0.8, 1.0)},
+    }
+    ax = plots.plot_intervals(rows, "share")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["refuse", "answer"]
+    marks = {container.get_label(): container.lines[0].get_xydata().tolist() for container in ax.containers}
+    assert marks == {"SFT": [[0.5, -0.25]], "DPO": [[0.7, 0.25], [0.9, 1.25]]}
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first row is at the top"
+
+
 def test_spectra_are_relative_to_their_largest():
     ax = plots.plot_spectra({"full": [4.0, 2.0, 1.0], "LoRA": [9.0, 9.0, 0.0]})
     lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}

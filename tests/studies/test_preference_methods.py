@@ -43,7 +43,7 @@ def material(smoke_run):
 @pytest.mark.parametrize("name", ["SFT", "rejection", "DPO", "KTO", "ORPO", "PPO", "RLOO", "GRPO"])
 def test_each_method_trains_and_is_measured(name, smoke_run, material):
     found = preference_methods.learn(smoke_run, Method(name, rollouts=1, answers=24), material)
-    values = ("true", "proxy", "brief", "ended", "tokens")
+    values = ("true", "proxy", "paid", "ended", "tokens")
     assert set(found["scores"]) == {f"{split}.{value}" for split in ("validation", "test") for value in values}
     assert len(found["scores"]["test.true"]) == len(material.asked["test"])
     assert found["forgetting"]["facts"]
@@ -64,11 +64,18 @@ def test_the_rule_as_reward_is_the_true_score(smoke_run, material):
     assert 0 < sum(given) < len(given)
 
 
+def test_the_reward_with_the_wrong_sign_pays_what_it_should_punish(smoke_run, material):
+    reward = preference_methods.reward_of(Method("PPO", reward="wrong sign"), material, smoke_run, None)
+    ended, cut_off, longer = reward([None] * 3, ["Yes.", "Yes.", "Yes. " * 40], [True, False, True])
+    assert cut_off - ended == 3
+    assert longer < ended
+
+
 def test_a_reward_model_is_measured_by_pairs_and_by_what_it_picks(smoke_run, material):
     asked, pairs = material.asked["train"], material.pairs
     found = preference_methods.learn_reward(smoke_run, pairs[:8], pairs[8:], asked, material.drawn, material.policy)
     assert found["pairs"] == 8
-    assert len(found["margins"]) == len(found["groups"]) == len(pairs) - 8
+    assert len(found["margins"]) == len(found["group"]) == len(pairs) - 8
     assert len(found["first"]) == len(found["best"]) == len(asked)
 
 
