@@ -16,6 +16,7 @@ from nbhelpers.notebook.run_folder import NotebookRun, notebooks_of, write_resul
 from nbhelpers.notebook.verdicts import verdict
 
 CURRENCIES = {"dollars", "usd", "$"}
+COST = "Cost: the time at the price of the profile's machine, in data/gpu_prices.csv."
 IDLE = 0.3  # a GPU that is busy less than this share of the time is marked
 
 
@@ -72,7 +73,7 @@ def _results(metrics: dict[str, Any]) -> str:
         interval = "" if entry.get("low") is None or entry.get("high") is None else f"  [{low}, {high}]"
         arrow = "↑" if entry.get("higher_is_better", True) else "↓"
         rows.append([f"{name} {arrow}", value + interval, baseline, quantity(entry.get("n")), unit or "–"])
-    heads = ["metric, ↑ or ↓ is better", "value  [95 % interval]", "untuned", "n", "unit"]
+    heads = ["metric, ↑ or ↓ is better", "value  [95 % interval]", "baseline", "n", "unit"]
     title = f"<summary>All {len(rows)} results</summary>"
     return f"<details>{title}{_table(heads, rows, sortable=True)}</details>" if rows else ""
 
@@ -98,13 +99,14 @@ def _overview(runs: list[NotebookRun]) -> str:
             (link, run.name),
             *(str(run.parameter(parameter)) for parameter in differing),
             text or "–",
-            (escape(_value(name, entry)) if entry else "–", entry.get("value", "")),
+            (f"{escape(_value(name, entry))}<br><small>{escape(name)}</small>" if entry else "–", entry.get("value", "")),
             (mark, state),
             (progress.duration(seconds) if seconds else "–", seconds),
             (quantity(dollars, "dollars"), "" if dollars is None else dollars),
         ])  # fmt: skip
     heads = ["notebook", *differing, "claim", "value [95 % interval]", "verdict", "time", "cost"]
-    return f"<section>{_table(heads, rows, sortable=True)}</section>"
+    said = "Better and worse: the whole interval lies on one side of the baseline, or of no change."
+    return f"<section>{_table(heads, rows, sortable=True)}<p class='soft'>{said} {COST}</p></section>"
 
 
 def _predictions(predicted: dict[str, float], measured: dict[str, float]) -> str:
@@ -131,7 +133,8 @@ def _figures(folder: Path) -> str:
     """The notebook's figures, each inside the page as base64, with what `Run.save_figure` says of it."""
     parts = []
     for path in sorted(folder.glob("figures/*.png")):
-        name, data = escape(path.stem, quote=True), base64.b64encode(path.read_bytes()).decode()
+        name, data = escape(path.stem.replace("_", " ")), base64.b64encode(path.read_bytes()).decode()
+        name += ": committed results of a study, not of this run" if path.stem == "study" else ""
         alt = escape(_description(path), quote=True)
         image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
         parts.append(f"<figure>{image}<figcaption>{name}</figcaption></figure>")
@@ -185,8 +188,9 @@ def _section(run: NotebookRun) -> str:
         text, name, entry = run.claim
         parts.append(f"<p>{escape(text)} <strong>{escape(_value(name, entry))}</strong> ({escape(name)})</p>")
     if run.changed:
-        said = ", ".join(f"{name} = {value!r}" for name, value in run.changed.items())
-        parts.append(f"<p class='soft'>Parameters that differ: {escape(said)}</p>")
+        own = run.manifest["declared"]
+        said = ", ".join(f"{name}: {own[name]!r} → {value!r}" for name, value in run.changed.items())
+        parts.append(f"<p class='soft'>Changed from the notebook's own parameters: {escape(said)}</p>")
     parts += [_results(run.entries)]
     parts += [_predictions(run.metrics.get("predicted") or {}, run.metrics.get("measured") or {})]
     return f"<section>{''.join(parts)}{_figures(run.folder)}{_circumstances(run.manifest)}</section>"
@@ -221,6 +225,8 @@ def write_index(run_folder: str | Path) -> Path:
     write_results(folder, runs)
     completed = sum(run.status == "completed" for run in runs)
     total = progress.duration(sum(run.result["seconds"] for run in runs))
+    if any(run.dollars for run in runs):
+        total += f" · {quantity(sum(run.dollars or 0 for run in runs), 'dollars')}"
     title = f"Run {folder.resolve().name}"
     body = f"""<header>
 <h1>{escape(title)}</h1>

@@ -161,6 +161,25 @@ def test_describe_is_one_line():
     assert report.describe(entry("01_good")) == "completed    01_good  1 min 01 s"
 
 
+def test_a_figure_of_a_study_is_told_from_those_of_the_run(folder):
+    (folder / "01_good" / "figures" / "study.png").write_bytes(PNG)
+    html = report.write_index(folder).read_text()
+    assert "<figcaption>study: committed results of a study, not of this run</figcaption>" in html
+    assert html.count("not of this run") == 1
+
+
+def test_what_was_changed_and_what_it_cost_stand_on_the_page(folder):
+    manifest = storage.read_json(folder / "01_good" / "manifest.json")
+    manifest |= {"declared": {"lora_rank": 8}, "parameters": {"lora_rank": 64}}
+    manifest["resolved"] |= {"price": "cpu-2-cores"}
+    storage.write_json(folder / "01_good" / "manifest.json", manifest)
+    (run, *_) = run_folder.notebooks_of(folder)
+    html = report.write_index(folder).read_text()
+    assert "Changed from the notebook's own parameters: lora_rank: 8 → 64" in html
+    assert run.dollars > 0
+    assert f" · {report.quantity(run.dollars, 'dollars')} · " in html[: html.index("</header>")]
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     with pytest.raises(NotebookError, match="holds no run"):
         report.write_index(tmp_path)
