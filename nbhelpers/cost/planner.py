@@ -76,7 +76,7 @@ def peak(job: Job, shape: Shape, method: str, dtype: str, rows: int, checkpointi
     """Bytes that a GPU shows as used while it trains `rows` at once; the model is sharded over several GPUs (FSDP)."""
     tokens = rows * job.max_length
     parts = memory.predict(
-        shape, method, dtype, Plan(tokens, tokens, tokens, tokens), job.lora_rank, checkpointing, "cuda",
+        shape, method, dtype, Plan.of_row(tokens), job.lora_rank, checkpointing, "cuda",
         max(1, job.batch_rows // rows // gpus), memory.weights_dtype(method, dtype), gpus=gpus, sharding="fsdp",
     )  # fmt: skip
     return memory.reserved(sum(parts.values()))
@@ -93,7 +93,7 @@ def hours(job: Job, shape: Shape, method: str, tflops: float, checkpointing: boo
 
 def flops(job: Job, shape: Shape, method: str, checkpointing: bool) -> float:
     """Operations of the training, attention over rows of the average length included."""
-    plan = Plan(int(job.tokens), int(job.tokens), 0, 0)
+    plan = Plan.of_row(int(job.tokens))
     return training_time.training_flops(shape, method, plan, checkpointing, job.tokens_per_row)
 
 

@@ -36,6 +36,11 @@ class Plan:
     largest_batch_tokens: int
     largest_batch_labelled_tokens: int
 
+    @classmethod
+    def of_row(cls, tokens: int) -> "Plan":
+        """A training that reads one row of so many tokens, all of them labelled."""
+        return cls(tokens, tokens, tokens, tokens)
+
 
 def predict(
     shape: Shape,

@@ -64,7 +64,7 @@ def predicted(row: dict, assumed: dict) -> dict:
         length = min(length, int(assumed["longest_row"]))
         left_out.append("longest row")
     tokens = length * int(row["micro_batch_size"])
-    plan = memory.Plan(tokens, tokens, tokens, tokens)
+    plan = memory.Plan.of_row(tokens)
     method, dtype = ("qlora" if row["quantisation"] else row["method"]), row["weights_dtype"]
     dtype = "float16" if dtype == "fp16" else "bfloat16"
     parts = memory.predict(

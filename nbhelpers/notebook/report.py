@@ -95,11 +95,12 @@ def _overview(runs: list[NotebookRun]) -> str:
         mark = f'<span class="status {escape(state.split()[0], quote=True)}">{escape(state)}</span>' if state else "–"
         link = f'<a href="#{escape(quote(run.name), quote=True)}">{escape(run.name)}</a>'
         seconds, dollars = run.result["seconds"], run.dollars
+        value = f"{escape(_value(name, entry))}<br><small>{escape(name)}</small>" if entry else "–"
         rows.append([
             (link, run.name),
             *(str(run.parameter(parameter)) for parameter in differing),
             text or "–",
-            (f"{escape(_value(name, entry))}<br><small>{escape(name)}</small>" if entry else "–", entry.get("value", "")),
+            (value, entry.get("value", "")),
             (mark, state),
             (progress.duration(seconds) if seconds else "–", seconds),
             (quantity(dollars, "dollars"), "" if dollars is None else dollars),

@@ -154,6 +154,7 @@ def test_keeps_its_budgets(path):
     own = [cell for cell in cells if cell.id not in ("imports", "parameters")]
     assert not [cell.id for cell in own if len(cell.source.splitlines()) > 25]
     assert not [cell.id for cell in own if len(cell.source) > 900]
+    assert not [cell.id for cell in cells if max(map(len, cell.source.splitlines())) > 110]
     trees = [ast.parse(cell.source) for cell in cells]
     kinds = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
     assert sum(isinstance(node, kinds) for tree in trees for node in ast.walk(tree)) <= 3
