@@ -60,9 +60,11 @@ def plot_tradeoff(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel:
     `points`: name -> (x, y). The dotted lines are the untuned model, which has neither.
     """
     ax = axes(ax, width=6.5, height=4.0)
-    for colour, (name, (x, y)) in zip(cycle(COLOURS[2:]), points.items(), strict=False):
+    for number, (name, (x, y)) in enumerate(points.items()):
+        again, colour = divmod(number, len(COLOURS) - 2)  # the same colours again have another mark
+        style = {"fmt": "os^D"[again % 4], "color": COLOURS[2 + colour], "capsize": 3, "label": name}
         reach = [[[m.value - m.low], [m.high - m.value]] for m in (x, y)]
-        ax.errorbar(x.value, y.value, xerr=reach[0], yerr=reach[1], fmt="o", color=colour, capsize=3, label=name)
+        ax.errorbar(x.value, y.value, xerr=reach[0], yerr=reach[1], **style)
     ax.axhline(0, color="black", linestyle=":", linewidth=1)
     ax.axvline(0, color="black", linestyle=":", linewidth=1)
     ax.set(xlabel=xlabel, ylabel=ylabel)

@@ -140,10 +140,13 @@ def _trained(run, method: Method, material: Material, model, tokenizer):
         rows = instruction_tuning.encode_pool(
             accepted or preference_task.chosen_rows(material.pairs), tokenizer, p.max_length
         )
-        trainer = sft.sft_trainer(run, model, tokenizer, rows, lora, name="rejection")
+        trainer = sft.sft_trainer(run, model, tokenizer, rows, lora, name=f"rejection-{method.seed}")
         course = sft.train(trainer).losses
     elif method.name == "DPO":
-        trainer = preference_tuning.dpo_trainer(run, model, tokenizer, material.pairs, lora, **method.settings)
+        name = f"dpo-{method.seed}-{method.settings.get('beta', '')}"  # jobs at a time do not share checkpoints
+        trainer = preference_tuning.dpo_trainer(
+            run, model, tokenizer, material.pairs, lora, name=name, **method.settings
+        )
         course = session.train(trainer).losses
     else:
         trainer = _unpaired(run, method, material.pairs, model, tokenizer, lora)
@@ -240,9 +243,24 @@ def _online(run, method: Method, material: Material, model, tokenizer, lora):
 
 
 def over_seeds(results: list[dict]) -> dict:
-    """Results of `learn` of one method over several seeds as one: each score with a line a seed, all KLs together."""
+    """Results of `learn` of one method over several seeds as one.
+
+    Scores and KL have a line for each seed, so that their intervals cover seeds and questions. Times, prices and what
+    is known are means, the memory is the largest; the course is the first seed's.
+    """
     scores = {key: [one["scores"][key] for one in results] for key in results[0]["scores"]}
-    return results[0] | {"scores": scores, "kl": [kl for one in results for kl in one["kl"]]}
+    known = {kind: np.mean([one["forgetting"][kind] for one in results], axis=0) for kind in results[0]["forgetting"]}
+    means = {key: float(np.mean([one[key] for one in results])) for key in ("seconds", "dollars")}
+    return (
+        results[0]
+        | means
+        | {
+            "scores": scores,
+            "kl": [one["kl"] for one in results],
+            "forgetting": {kind: values.tolist() for kind, values in known.items()},
+            "peak_memory_bytes": max(one["peak_memory_bytes"] for one in results),
+        }
+    )
 
 
 def learn_reward(run, pairs: list[dict], held_out: list[dict], asked: list, drawn: list, policy: Path) -> dict:
@@ -254,7 +272,8 @@ def learn_reward(run, pairs: list[dict], held_out: list[dict], asked: list, draw
     p, device = run.parameters, run.hardware.device
     tokenizer = loading.load_tokenizer(str(policy))
     rows = reward_model.encode_pairs(pairs, tokenizer, p.max_length)
-    trainer = reward_model.trainer(run, reward_model.load(policy, run.dtype, device), tokenizer, rows, p.lora_rank)
+    base, name = reward_model.load(policy, run.dtype, device), f"reward_model-{len(pairs)}"
+    trainer = reward_model.trainer(run, base, tokenizer, rows, p.lora_rank, name)
     seconds = session.train(trainer).seconds
     model = loading.for_inference(trainer.model, run.dtype)
     held_out = reward_model.encode_pairs(held_out, tokenizer, p.max_length)

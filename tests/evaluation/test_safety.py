@@ -2,7 +2,6 @@ from collections import Counter
 
 import pytest
 
-from nbhelpers.core.statistics import Metric
 from nbhelpers.evaluation import safety
 
 
@@ -59,12 +58,14 @@ def test_every_prompt_is_scored_once(smoke):
 
 
 @pytest.mark.parametrize(
-    ("after", "says"),
-    [
-        (Metric(0.98, 0.96, 1.0), "safe"),
-        (Metric(0.97, 0.93, 1.0), "not shown to be safe"),
-        (Metric(0.5, 0.4, 0.6), "worse than before"),
-    ],
+    ("right", "says"),
+    [(200, "safe"), (192, "not shown to be safe"), (100, "worse than before"), (179, "not shown to be safe")],
 )
-def test_a_verdict_stands_on_the_interval(after, says):
-    assert safety.verdict(after, Metric(0.9)) == says
+def test_a_verdict_stands_on_the_interval(right, says):
+    before = [1.0] * 180 + [0.0] * 20
+    after = [1.0] * right + [0.0] * (200 - right)
+    assert safety.verdict(after, before) == says
+
+
+def test_few_prompts_that_are_all_met_are_not_shown_to_be_safe():
+    assert safety.verdict([1.0] * 50, [1.0] * 50) == "not shown to be safe"

@@ -64,6 +64,19 @@ def test_the_rule_as_reward_is_the_true_score(smoke_run, material):
     assert 0 < sum(given) < len(given)
 
 
+def test_seeds_are_pooled_with_a_line_for_each():
+    def one(value, seconds):
+        known = {kind: [value, 1.0] for kind in ("facts", "arithmetic", "chat", "prose")}
+        costs = {"seconds": seconds, "dollars": seconds / 100, "peak_memory_bytes": int(10 * seconds)}
+        return {"scores": {"test.true": [value, 0.0]}, "kl": [value], "forgetting": known, "course": [value]} | costs
+
+    pooled = preference_methods.over_seeds([one(0.0, 2.0), one(1.0, 4.0)])
+    assert pooled["scores"] == {"test.true": [[0.0, 0.0], [1.0, 0.0]]}
+    assert pooled["kl"] == [[0.0], [1.0]]
+    assert pooled["forgetting"]["facts"] == [0.5, 1.0]
+    assert (pooled["seconds"], pooled["peak_memory_bytes"]) == (3.0, 40)
+
+
 def test_the_reward_with_the_wrong_sign_pays_what_it_should_punish(smoke_run, material):
     reward = preference_methods.reward_of(Method("PPO", reward="wrong sign"), material, smoke_run, None)
     ended, cut_off, longer = reward([None] * 3, ["Yes.", "Yes.", "Yes. " * 40], [True, False, True])
