@@ -24,21 +24,24 @@ def command(file: Path, threads: int, context: int = 2048, parallel: int = 4) ->
     return lambda port: [sys.executable, "-m", __name__, str(file), str(port), *numbers]
 
 
-def complete(url: str, prompt: list[int], tokens: int) -> dict:
+def complete(url: str, prompt: list[int], tokens: int, **extra) -> dict:
     """`{"tokens", "prefill", "decode"}`: a greedy answer to a prompt of token ids, and its speeds in tokens per second.
 
     The speeds are the server's own; nothing of an earlier prompt is taken from its cache.
+
+    Args:
+        extra: further fields of the request, such as `ignore_eos`.
     """
     body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": True, "cache_prompt": False}
-    answer = _post(f"{url}/completion", body)
+    answer = _post(f"{url}/completion", body | extra)
     timings = answer["timings"]
     speeds = {"prefill": timings["prompt_per_second"], "decode": timings["predicted_per_second"]}
     return {"tokens": answer["tokens"]} | speeds
 
 
-def answers(url: str, prompts: list[list[int]], tokens: int) -> tuple[list[list[int]], dict[str, float]]:
+def answers(url: str, prompts: list[list[int]], tokens: int, **extra) -> tuple[list[list[int]], dict[str, float]]:
     """Greedy answers of at most `tokens` tokens, one after the other, and the median speeds in tokens per second."""
-    found = [complete(url, prompt, tokens) for prompt in prompts]
+    found = [complete(url, prompt, tokens, **extra) for prompt in prompts]
     speeds = {f"{what} tokens/s": statistics.median(x[what] for x in found) for what in ("prefill", "decode")}
     return [x["tokens"] for x in found], speeds
 

@@ -3,6 +3,7 @@
 Each is measured as it is served: loaded from its files where a library can write them, in a process of its own.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -59,9 +60,9 @@ def missing(needs: str, run) -> str | None:
     found = {
         "": True,
         "an accelerator": run.hardware.gpu is not None,
-        "a run in bfloat16": run.dtype == "bfloat16",
+        "a CPU in bfloat16": run.dtype == "bfloat16" and run.hardware.device == "cpu",
         "a C++ compiler": any(map(shutil.which, ("g++", "clang++", "c++"))),
-        "the package mslk": find_spec("mslk") is not None,
+        "a GPU with the package mslk": run.hardware.gpu is not None and find_spec("mslk") is not None,
     }
     return None if found[needs] else f"it needs {needs}, which is not there"
 
@@ -102,7 +103,7 @@ def scheme(bits: int, group_size: int | None = None, activations: str = ""):
     per = {"group_size": group_size, "strategy": "group"} if group_size else {"strategy": "channel"}
     given = {
         "": None,
-        "static": QuantizationArgs(num_bits=8, strategy="tensor", symmetric=True, dynamic=False),
+        "static": QuantizationArgs(num_bits=8, strategy="tensor", dynamic=False, observer="static_minmax"),
         "dynamic": QuantizationArgs(num_bits=8, strategy="token", symmetric=True, dynamic=True),
     }[activations]
     weights = QuantizationArgs(num_bits=bits, symmetric=True, **per)
@@ -114,6 +115,8 @@ def _linear(module, name: str) -> bool:
 
 
 def unquantised(run, material: Material, folder: Path) -> dict:
+    """The merged model itself, loaded once before it is measured, as the other formats' makers do."""
+    loading.load(str(material.merged), run.dtype, run.hardware.device)
     return {"folder": material.merged}
 
 
@@ -121,6 +124,7 @@ def bitsandbytes(run, material: Material, folder: Path, **settings) -> dict:
     """LLM.int8 (Dettmers et al. 2022), NF4 or FP4 with or without double quantisation."""
     from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a warning for each layer and token
     four = settings.get("quant_type")
     config = loading.four_bit(run.dtype, **settings) if four else BitsAndBytesConfig(load_in_8bit=True)
     model, tokenizer = loading.load(str(material.merged), run.dtype, run.hardware.device, config)
@@ -172,6 +176,7 @@ def trained(run, material: Material, folder: Path, aware: bool, learning_rate: f
         run, model, tokenizer, material.train_rows, None, name=folder.name, learning_rate=learning_rate
     )
     seconds = sft.train(trainer, "never").seconds
+    trainer.model.__dict__.pop("forward", None)  # accelerate's, which computes in another precision
     model = loading.for_inference(trainer.model, run.dtype)
     quantize_(model, QATConfig(base, step="convert") if aware else base, filter_fn=_linear)
     return {"model": model, "training_seconds": seconds}
@@ -196,7 +201,8 @@ def measure(run, form: Format, material: Material, folder: Path) -> dict:
     """Make one format and measure it.
 
     Returns: `make_seconds`, `load_seconds`, `peak_memory_bytes` (of loading, a prompt and an answer), `saved_bytes`
-    (where there are files), `prefill` and `decode` (tokens per second), `program`; one value a row of `held_out_loss`;
+    (where there are files), `prefill` and `decode` (tokens per second), `program` (transformers unpacks the weights of
+    llm-compressor once and rounds in floats: their speed is no kernel's); one value a row of `held_out_loss`;
     `scores` (task and score -> one value a row); `forgetting`; `kl`, `agreement` and `logit_difference` from the
     unquantised model, one value a text. `left_out` with the reason where this machine cannot run it.
     """
@@ -204,7 +210,8 @@ def measure(run, form: Format, material: Material, folder: Path) -> dict:
         return {"left_out": reason}
     started = time.perf_counter()
     made = MAKERS[form.way](run, material, folder, **form.settings)
-    found: dict = {"make_seconds": time.perf_counter() - started, "program": "PyTorch"}
+    program = {"gguf": "llama.cpp", "compressed": "PyTorch, unpacked"}.get(form.way, "PyTorch")
+    found: dict = {"make_seconds": time.perf_counter() - started, "program": program}
     found |= {key: made[key] for key in ("training_seconds",) if key in made}
     memory_usage.free()
     if "file" in made:
@@ -220,6 +227,7 @@ def measure(run, form: Format, material: Material, folder: Path) -> dict:
 def _speeds(model, material: Material, run, compiled: bool) -> dict:
     plain = model.forward
     if compiled:
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it goes on uncompiled without a word
         model.forward = torch.compile(plain, dynamic=True)
     prefill, decode = latency.speeds(model, material.texts[0], tokens=run.parameters.max_new_tokens // 2)
     model.forward = plain
@@ -231,22 +239,34 @@ def _loaded(run, folder: Path, material: Material, compiled: bool):
     with memory_usage.peak(run.hardware.device) as peak:
         model, _ = loading.load(str(folder), run.dtype, run.hardware.device)
         seconds = time.perf_counter() - started
+        if run.dtype == "bfloat16" and run.hardware.device == "cpu":
+            _allow_packed_products(model)
         figures = _speeds(model, material, run, compiled)
-    return model, figures | {
-        "load_seconds": seconds, "peak_memory_bytes": peak.bytes, "saved_bytes": saving.folder_bytes(folder)
-    }  # fmt: skip
+    if not compiled:
+        figures["peak_memory_bytes"] = peak.bytes  # else it is the compiler's
+    return model, figures | {"load_seconds": seconds, "saved_bytes": saving.folder_bytes(folder)}
+
+
+def _allow_packed_products(model) -> None:
+    """Have bitsandbytes compute on packed four-bit weights where a CPU can; `loading` forbids it for training."""
+    from bitsandbytes import functional
+
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = functional.has_avx512bf16()
 
 
 def _served(run, file: Path, material: Material):
-    started, log = time.perf_counter(), file.with_suffix(".log")
-    with server.serve(llama_cpp.command(file, torch.get_num_threads()), log) as running:
+    started, log, tokens = time.perf_counter(), file.with_suffix(".log"), run.parameters.max_new_tokens // 2
+    context = len(material.texts[0]) + tokens + 8
+    with server.serve(llama_cpp.command(file, torch.get_num_threads(), context, parallel=1), log) as running:
         seconds = time.perf_counter() - started
-        _, speeds = llama_cpp.answers(running.url, [material.texts[0]] * 3, run.parameters.max_new_tokens // 2)
+        _, speeds = llama_cpp.answers(running.url, [material.texts[0]] * 3, tokens, ignore_eos=True)
         peak = sum(part.memory_info().rss for part in psutil.Process(running.process.pid).children(recursive=True))
     model, _ = gguf_files.read(file, run.dtype)
     return model.to(run.hardware.device), {
         "load_seconds": seconds, "peak_memory_bytes": peak, "saved_bytes": file.stat().st_size,
-        "prefill": speeds["prefill tokens/s"], "decode": speeds["decode tokens/s"], "program": "llama.cpp",
+        "prefill": speeds["prefill tokens/s"], "decode": speeds["decode tokens/s"],
     }  # fmt: skip
 
 
