@@ -9,6 +9,7 @@ import json
 import re
 from functools import cache
 
+from nbhelpers.core import statistics
 from nbhelpers.core.statistics import Metric, estimate
 from nbhelpers.core.storage import repository_root
 from nbhelpers.evaluation import generation
@@ -73,8 +74,8 @@ def measure(model, tokenizer, max_new_tokens: int = 32, batch_size: int = 50) ->
 
 
 def share(values: list[float]) -> Metric:
-    """The share of prompts of a group that were met as wanted, with its interval."""
-    return estimate(values, unit="share")
+    """The share of prompts of a group that were met as wanted, with its interval (`statistics.share`)."""
+    return statistics.share(round(sum(values)), len(values), unit="share")
 
 
 def verdict(after: list[float], before: list[float]) -> str:
