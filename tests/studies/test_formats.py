@@ -68,7 +68,8 @@ def test_each_format_is_made_and_measured(name, run, material, tmp_path):
         assert max(found["logit_difference"]) == 0
     else:
         assert max(found["logit_difference"]) > 0, "nothing was rounded"
-    assert found["program"] == ("llama.cpp" if "GGUF" in name else "PyTorch")
+    program = {"gguf": "llama.cpp", "compressed": "PyTorch, unpacked"}.get(FORMATS[name].way, "PyTorch")
+    assert found["program"] == program
     assert ("saved_bytes" in found) == (FORMATS[name].way in ("unquantised", "bitsandbytes", "compressed", "gguf"))
 
 
