@@ -61,7 +61,8 @@ def share(hits: int, n: int, unit: str = "", higher_is_better: bool = True) -> M
     z, p = 1.959964, hits / n
     middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((middle + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return Metric(p, max(0.0, low), min(1.0, high), n, unit=unit, higher_is_better=higher_is_better)
+    low, high = max(0.0, min(low, p)), min(1.0, max(high, p))  # where all or none hit, rounding may pass the share
+    return Metric(p, low, high, n, unit=unit, higher_is_better=higher_is_better)
 
 
 def estimate(

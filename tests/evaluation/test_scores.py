@@ -232,3 +232,10 @@ def test_a_share_has_wilsons_interval(hits, n, low, high):
 def test_a_share_of_nothing_or_of_more_than_all_is_refused(hits, n):
     with pytest.raises(ParameterError, match=f"hits={hits}, n={n}"):
         share(hits, n)
+
+
+@pytest.mark.parametrize("n", range(1, 120))
+def test_the_interval_of_a_share_holds_the_share_where_all_or_none_hit(n):
+    for hits in (0, n):
+        found = share(hits, n)
+        assert found.low <= found.value <= found.high
