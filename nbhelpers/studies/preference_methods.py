@@ -251,16 +251,10 @@ def over_seeds(results: list[dict]) -> dict:
     scores = {key: [one["scores"][key] for one in results] for key in results[0]["scores"]}
     known = {kind: np.mean([one["forgetting"][kind] for one in results], axis=0) for kind in results[0]["forgetting"]}
     means = {key: float(np.mean([one[key] for one in results])) for key in ("seconds", "dollars")}
-    return (
-        results[0]
-        | means
-        | {
-            "scores": scores,
-            "kl": [one["kl"] for one in results],
-            "forgetting": {kind: values.tolist() for kind, values in known.items()},
-            "peak_memory_bytes": max(one["peak_memory_bytes"] for one in results),
-        }
-    )
+    pooled = {"scores": scores, "kl": [one["kl"] for one in results]}
+    pooled["forgetting"] = {kind: values.tolist() for kind, values in known.items()}
+    pooled["peak_memory_bytes"] = max(one["peak_memory_bytes"] for one in results)
+    return results[0] | means | pooled
 
 
 def learn_reward(run, pairs: list[dict], held_out: list[dict], asked: list, drawn: list, policy: Path) -> dict:
