@@ -153,7 +153,8 @@ def test_keeps_its_budgets(path):
     assert len(notebook.cells) - len(cells) >= len(cells), "at least as much prose as code"
     own = [cell for cell in cells if cell.id not in ("imports", "parameters")]
     assert not [cell.id for cell in own if len(cell.source.splitlines()) > 25]
-    assert not [cell.id for cell in own if len(cell.source) > 900]
+    long = {cell.id for cell in cells if len(cell.source) > 900}  # parameters are one cell, with a comment for each
+    assert long <= ({"imports", "parameters"} if path.stem == "01_data_preparation" else {"parameters"})
     assert not [cell.id for cell in cells if max(map(len, cell.source.splitlines())) > 110]
     trees = [ast.parse(cell.source) for cell in cells]
     kinds = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
