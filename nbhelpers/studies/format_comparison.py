@@ -19,10 +19,19 @@ def difference(results: dict[str, dict], name: str, other: str = EXACT) -> Metri
     return estimate(losses.tolist(), unit="nats per token", higher_is_better=False)
 
 
-def rises(results: dict[str, dict]) -> dict[str, tuple[float, float, float]]:
-    """Format -> `(rise, low, high)` of the perplexity over the unquantised model's, as shares of it."""
+def rises(results: dict[str, dict]) -> dict[str, Metric]:
+    """Format -> rise of the perplexity over the unquantised model's, as a share of it."""
     found = {name: difference(results, name) for name in results}
-    return {name: tuple(float(x) for x in np.expm1([m.value, m.low, m.high])) for name, m in found.items()}
+    return {name: Metric(*map(float, np.expm1([m.value, m.low, m.high]))) for name, m in found.items()}
+
+
+def sizes(results: dict[str, dict]) -> dict[str, tuple[Metric, Metric]]:
+    """Format -> `(MiB on disk, rise of the perplexity)`, where it has files of its own: a compiled one has none."""
+    rise, found = rises(results), {}
+    for name, result in results.items():
+        if "saved_bytes" in result and not name.endswith("compiled"):
+            found[name] = Metric(result["saved_bytes"] / 2**20), rise[name]
+    return found
 
 
 def changes(results: dict[str, dict]):
@@ -70,7 +79,7 @@ def table(results: dict[str, dict]):
         rows[name] = {title: f"{value:,.0f}" if value >= 20 else f"{value:.1f}" for title, value in costs.items()}
         rows[name] |= {
             "perplexity": f"{np.exp(np.mean(result['held_out_loss'])):.2f}",
-            "rise": "{:+.1%} [{:+.1%}, {:+.1%}]".format(*rise[name]),
+            "rise": f"{rise[name].value:+.1%} [{rise[name].low:+.1%}, {rise[name].high:+.1%}]",
             "KL": f"{np.mean(result['kl']):.4f}",
             "same choice": f"{np.mean(result['agreement']):.3f}",
             "logits differ by": f"{np.mean(result['logit_difference']):.2f}",

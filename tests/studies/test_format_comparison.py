@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from nbhelpers.core.statistics import Metric
 from nbhelpers.studies import format_comparison as comparison
 
 PROBES = {"facts": [1.0, 1.0], "arithmetic": [1.0, 0.0], "chat": [2.0], "prose": [3.0]}
@@ -24,10 +25,18 @@ RESULTS = {
 
 def test_a_rise_is_that_of_the_perplexity_and_paired_by_row():
     assert comparison.difference(RESULTS, "four").value == pytest.approx(0.2)
-    rise, low, high = comparison.rises(RESULTS)["four"]
-    assert rise == pytest.approx(math.exp(0.2) - 1)
-    assert math.exp(0.1) - 1 <= low <= rise <= high <= math.exp(0.3) - 1 + 1e-9
-    assert comparison.rises(RESULTS)["unquantised"] == (0, 0, 0)
+    rise = comparison.rises(RESULTS)["four"]
+    assert rise.value == pytest.approx(math.exp(0.2) - 1)
+    assert math.exp(0.1) - 1 <= rise.low <= rise.value <= rise.high <= math.exp(0.3) - 1 + 1e-9
+    assert comparison.rises(RESULTS)["unquantised"] == Metric(0, 0, 0)
+
+
+def test_sizes_are_those_of_formats_with_files_of_their_own():
+    with_files = RESULTS | {"unquantised, compiled": RESULTS["unquantised"], "small": RESULTS["four"] | FILES}
+    sizes = comparison.sizes(with_files)
+    assert list(sizes) == ["unquantised", "small"]
+    assert sizes["small"][0].value == 3
+    assert sizes["small"][1] == comparison.rises(RESULTS)["four"]
 
 
 def test_changes_are_those_of_scores_and_of_what_is_known():
