@@ -14,6 +14,11 @@ def name_of(path: Path) -> str:
     return f"solutions_{path.stem}" if path.parent.name == "solutions" else path.stem
 
 
+def name_at(point: str | None, notebook: str) -> str:
+    """A notebook with its point of a sweep in front, where there is one."""
+    return f"{point}/{notebook}" if point else notebook
+
+
 def source_of(cell: dict) -> str:
     return "".join(cell["source"])
 

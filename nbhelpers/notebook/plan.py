@@ -23,11 +23,6 @@ from nbhelpers.notebook.reference import reference_peak, reference_seconds
 _GIVEN = {name: Parameter(name, "str", "") for name in ("profile", "run_id", "output_dir")}
 
 
-def name_of(point: str, notebook: str) -> str:
-    """A notebook with its point of a sweep in front, where there is one."""
-    return f"{point}/{notebook}" if point else notebook
-
-
 @dataclass(frozen=True)
 class Task:
     """One notebook with one set of parameters.
@@ -49,12 +44,12 @@ class Task:
     @property
     def name(self) -> str:
         """The notebook, with its point in front where there is one."""
-        return name_of(self.point, self.notebook)
+        return notebook_file.name_at(self.point, self.notebook)
 
     @property
     def before(self) -> set[str]:
         """The names of the tasks that go before it."""
-        return {name_of(self.point, notebook) for notebook in self.after}
+        return {notebook_file.name_at(self.point, notebook) for notebook in self.after}
 
     def facts(self) -> dict[str, Any]:
         """What its result depends on, as it is now: `launch.facts`."""

@@ -43,7 +43,7 @@ def describe(result: dict[str, Any]) -> str:
     cell, reason = result["cell"], " ".join((result["reason"] or "").split())
     place = f"cell {cell['index']} ({cell['id']}) {cell['source']}" if cell else ""
     details = ": ".join(part if len(part) < 300 else part[:300] + "…" for part in (place, reason) if part)
-    name = "/".join(filter(None, (result.get("point"), result["notebook"])))
+    name = notebook_file.name_at(result.get("point"), result["notebook"])
     return f"{result['status']:<11}  {name}  {progress.duration(result['seconds'])}  {details}".rstrip()
 
 

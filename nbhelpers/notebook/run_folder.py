@@ -9,6 +9,7 @@ from nbhelpers.core import storage
 from nbhelpers.core.parameters import BOOKKEEPING
 from nbhelpers.core.storage import read_json
 from nbhelpers.cost import prices
+from nbhelpers.notebook import notebook_file
 from nbhelpers.notebook.runner import Result
 from nbhelpers.notebook.verdicts import verdict
 
@@ -30,7 +31,7 @@ class NotebookRun:
     @property
     def name(self) -> str:
         """The notebook, with its point of a sweep in front."""
-        return "/".join(filter(None, (self.result.get("point"), self.result["notebook"])))
+        return notebook_file.name_at(self.result.get("point"), self.result["notebook"])
 
     @property
     def status(self) -> str:
@@ -80,7 +81,7 @@ def recorded(folder: Path) -> dict[str, Result]:
     for entry in content if isinstance(content, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("notebook"), str) and isinstance(entry.get("status"), str):
             result = Result(**{name: x for name, x in entry.items() if name in known})
-            found["/".join(filter(None, (result.point, result.notebook)))] = result
+            found[notebook_file.name_at(result.point, result.notebook)] = result
     return found
 
 
