@@ -1,5 +1,6 @@
 """Batches on real faults: sweeps, several notebooks at a time, what is done already, and what goes wrong."""
 
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from small_notebooks import alive, count_runs, note_pid, run, runs, write
 
@@ -207,6 +209,35 @@ pathlib.Path({str(tmp_path / "saved")!r}).write_text("whole")
     (entry,) = json.loads((tmp_path / "out" / "default" / "suite.json").read_text())
     assert (entry["status"], entry["reason"]) == ("interrupted", "interrupted by the user")
     assert not alive(tmp_path / "kernel")
+
+
+def catches_sigterm(process: psutil.Process) -> bool:
+    caught = Path(f"/proc/{process.pid}/status").read_text().split("SigCgt:")[1].split()[0]
+    return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc says what signals a process catches")
+def test_a_notebook_that_is_taken_away_while_it_trains_ends_like_one_that_was_not(tmp_path):
+    notebook = storage.repository_root() / "notebooks" / "02_peft_qlora.ipynb"
+    process = start([notebook], tmp_path, "--profile", "smoke", "--run-id", "again")
+
+    def trains() -> bool:  # only a training catches SIGTERM
+        with contextlib.suppress(psutil.Error, OSError):  # one that has ended while it is looked at
+            kernels = psutil.Process(process.pid).children(recursive=True)
+            return any("ipykernel_launcher" in kernel.cmdline() and catches_sigterm(kernel) for kernel in kernels)
+        return False
+
+    wait_for(trains, process)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=600)
+    folder = tmp_path / "again" / notebook.stem
+    assert not (folder / "metrics.json").exists()
+    assert list(folder.glob("artifacts/checkpoints/LoRA/checkpoint-*"))
+    for run_id in ("again", "whole"):
+        assert statuses(run([notebook], tmp_path, "smoke", run_id)) == ["completed"]
+    again, whole = metrics(folder), metrics(tmp_path / "whole" / notebook.stem)
+    assert {name: x["value"] for name, x in again.items()} == {name: x["value"] for name, x in whole.items()}
 
 
 @pytest.mark.slow
