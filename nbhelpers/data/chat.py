@@ -1,9 +1,12 @@
 """The turns of a conversation: read from what others call them, and checked."""
 
 import ast
+import io
 import json
 import re
+import tokenize
 import unicodedata
+from itertools import pairwise
 
 from nbhelpers.core.errors import DataError
 
@@ -44,22 +47,44 @@ def unpacked(value):
 
 
 def list_in(value):
-    """The list that a text is, in JSON or as Python or pandas write it, such as a cell of a CSV file; else the value.
+    """The list that a text is, as `written_in` reads it; else the value."""
+    found = written_in(value)
+    return found if isinstance(found, list) else value
 
-    Raises DataError where an object in it has a key twice, of which Python would keep the last.
+
+def written_in(value):
+    """The list or object that a text is, in JSON or as Python or numpy write it, such as a cell of a CSV file.
+
+    Any other value stays as it is. Raises DataError where an object in it has a key twice, of which Python would keep
+    the last.
     """
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
-    texts = ((DECODER.decode, value), (ast.literal_eval, re.sub(r"}\s+{", "}, {", value)))
-    for read, text in texts:
+    for read in (DECODER.decode, _python_value):
         try:
-            found = read(text.strip())
+            found = read(value.strip())
         except DataError:
             raise
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             continue
-        return found if isinstance(found, list) else value
+        return found if isinstance(found, list | dict) else value
     return value
+
+
+def _python_value(text: str):
+    """A value as Python writes it, or numpy, which puts no commas: Python would join two texts without one."""
+    blank = (tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER)
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type not in blank]
+    parts = [tokens[0].string]
+    for before, token in pairwise(tokens):
+        ends = before.type != tokenize.OP or before.string in "])}"
+        begins = token.type != tokenize.OP or token.string in "[({"
+        parts += [",", token.string] if ends and begins else [token.string]
+    tree = ast.parse(" ".join(parts), mode="eval")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            _object([(ast.unparse(key), None) for key in node.keys if key is not None])
+    return ast.literal_eval(tree)
 
 
 def _object(pairs: list[tuple]) -> dict:
@@ -115,24 +140,34 @@ def _is_text_part(part) -> bool:
     return isinstance(part, dict) and part.get("type", "text") in kinds and isinstance(part.get("text"), str)
 
 
-def turns_in(value):
-    """The turns of a cell: a list, text that is one, or an object with a list of roles and one of contents."""
+def _as_list(value):
+    """Turns as a list, where they are text that is one, or an object with a list of roles and one of contents."""
     value = unpacked(value)
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         lengths = {len(column) for column in value.values()}
         if len(lengths) == 1:
-            value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+            return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+    return value
+
+
+def turns_in(value):
+    """The turns of a cell: a list, text that is one, or an object with a list of roles and one of contents."""
+    value = _as_list(value)
     return [plain_turn(turn) for turn in value] if isinstance(value, list) else value
 
 
 def unused_keys(value) -> list[str]:
-    """Keys of a list of turns that hold something and mean nothing here, such as a name or a time."""
-    value = unpacked(value)
+    """Keys of a list of turns, or of their parts, that hold something and mean nothing here: a name, a time."""
+    value = _as_list(value)
     found = set()
     for turn in value if isinstance(value, list) else ():
         if isinstance(turn, dict) and _parts(turn)[0] is not None:
-            others = turn.keys() - {*_parts(turn), *_OTHER_KEYS}
+            role, content = _parts(turn)
+            others = turn.keys() - {role, content, *_OTHER_KEYS}
             found |= {str(key) for key in others if not is_missing(turn[key])}
+            parts = turn.get(content) if isinstance(turn.get(content), list) else ()
+            keys = {key for part in parts if isinstance(part, dict) for key in part if not is_missing(part[key])}
+            found |= {f"{content}[].{key}" for key in keys - {"type", "text"}}
     return sorted(found)
 
 

@@ -257,14 +257,16 @@ def keep_language(rows, language: str = "en", **limits) -> Cleaned:
 def filter_quality(rows, **limits) -> Cleaned:
     """Drop rows with a `quality.quality_problem`; `limits` are its arguments.
 
-    A conversation may be short, of signs or of encoded data: that can be what is asked for.
+    A conversation may be short, of signs or of encoded data: that can be what is asked for. Code repeats itself and
+    begins with a notice: where the answer is code, neither is a fault.
     """
     found = progress.each(texts(rows), "quality")
     verdicts = [quality.quality_problem(text, **limits) for text in found]
     if "messages" in rows.column_names:
-        verdicts = [
-            None if verdict and verdict[0] in ("too short", "symbols", "blob") else verdict for verdict in verdicts
-        ]
+        for i in [i for i, verdict in enumerate(verdicts) if verdict]:
+            code = conversations.is_code(rows[i]["messages"][-1]["content"])
+            spared = ("too short", "symbols", "blob") + (("repetition", "boilerplate") if code else ())
+            verdicts[i] = None if verdicts[i][0] in spared else verdicts[i]
     return filtered("quality", rows, verdicts)
 
 

@@ -35,7 +35,10 @@ class ColumnMapping:
         return [_renamed(row, self.names) for row in rows] if self.names else rows
 
     def table(self, rows: list[dict], kept: tuple[str, ...] | None = ("id", "task")) -> dict[str, tuple[str, int]]:
-        """Column -> what it becomes, and how many rows have something in it; a key of turns is `messages[].name`.
+        """Column -> what it becomes, and how many rows have something in it.
+
+        What a column holds beside that has a line of its own: keys of turns are `messages[].name`, all answers but the
+        first `answers[1:]`.
 
         Args:
             rows: as they were read, under their own names.
@@ -53,15 +56,16 @@ class ColumnMapping:
                 simple = type(row[theirs]) in (str, int, float, bool) and name not in _TAKEN
                 beside = "kept beside it" if (simple if kept is None else name in kept) else _DROPPED
                 counts[theirs, meanings.get(name, beside)] += 1
-                for key in chat.unused_keys(row[theirs]) if name in meanings else ():
-                    counts[f"{theirs}[].{key}", _DROPPED] += 1
+                for part in schemas.unused_parts(row[theirs], meanings[name]) if name in meanings else ():
+                    counts[f"{theirs}{part}", _DROPPED] += 1
         out: dict[str, tuple[str, int]] = {}
         for (column, becomes), count in sorted(counts.items(), key=lambda item: item[1]):
             others = out.get(column, ("", 0))
             both = " or ".join(filter(None, (becomes, others[0])))  # one column may mean two things in two rows
             out[column] = (both, count + others[1])
         order = list(dict.fromkeys(itertools.chain.from_iterable(row for row in rows if isinstance(row, dict))))
-        return {c: out[c] for c in sorted(out, key=lambda c: order.index(c.partition("[].")[0]))}
+        owner = {part: max((o for o in order if part.startswith(o)), key=len) for part in out}
+        return {part: out[part] for part in sorted(out, key=lambda part: order.index(owner[part]))}
 
     def describe(self, rows: list[dict], kept: tuple[str, ...] | None = ("id", "task")) -> str:
         """The table in one line: `question: instruction + context; answer: response; not used: category (15 rows)`."""

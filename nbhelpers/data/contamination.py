@@ -31,7 +31,8 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
         rows: without duplicates, so that `common` counts different texts.
         evaluation: a Dataset or a list of Datasets, benchmarks and held-out rows alike.
         common: a run that more than so many of `rows` hold is the wording of a template, such as the instruction of a
-            task or the headings of a form, and alone no sign of a leak; half of an evaluation row always is one.
+            task or the headings of a form, and alone no sign of a leak; half of an evaluation row always is one, but
+            where conversations share it in their answers alone, such as a disclaimer under each.
     """
     sets = evaluation if isinstance(evaluation, list) else [evaluation]
     held_out = [(name, row) for one in sets for name, row in zip(one["id"][:], _contents(one), strict=True)]
@@ -49,8 +50,9 @@ def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, com
         for name, other in (held_out[number] for number in suspects):
             mine, theirs = _differing(row, other)
             both = set(runs(theirs, size)) & set(runs(mine, size))
-            rare = sum(held_by[run] <= common for run in both)
-            if rare or (both and len(both) >= 0.5 * len(set(runs(theirs, size)))):
+            rare = any(held_by[run] <= common for run in both)
+            asked = not both.isdisjoint(runs(_asked(other), size))
+            if rare or (asked and len(both) >= 0.5 * len(set(runs(theirs, size)))):
                 leak = max(leak or (0, ""), (len(both), name))
         if leak:
             verdicts.append((f"{size} words of an evaluation row", f"{leak[1]}, {leak[0]} runs"))
@@ -67,6 +69,11 @@ def _contents(rows) -> list:
 def _text(row: str | list[dict]) -> str:
     """A text, or the turns of a conversation without the system's."""
     return row if isinstance(row, str) else "\n\n".join((conversations.question(row), conversations.answer(row)))
+
+
+def _asked(row: str | list[dict]) -> str:
+    """What a row asks; all of a plain text."""
+    return row if isinstance(row, str) else conversations.question(row)
 
 
 def _differing(row, other) -> tuple[str, str]:

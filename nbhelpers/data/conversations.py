@@ -30,8 +30,10 @@ def marks(text: str) -> list[str]:
 
 
 def is_code(text: str) -> bool:
-    """Whether lines are indented, or one sign comes on eight words or fewer."""
-    found = marks(text)
+    """Whether lines are indented or mostly end as statements do, or one sign comes on eight words or fewer."""
+    found, lines = marks(text), [line.rstrip() for line in text.splitlines() if line.strip()]
+    if 2 * sum(line.endswith((";", "{", "}")) for line in lines) > len(lines):
+        return True
     return bool(found) and (any(map(str.isspace, found)) or 8 * len(found) >= len(text.split()))
 
 

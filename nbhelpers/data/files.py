@@ -17,7 +17,7 @@ from pathlib import Path
 from nbhelpers.core.errors import DataError
 from nbhelpers.data import json_rows, opened
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = tuple(f"{suffix}.gz" for suffix in SUFFIXES if suffix != ".parquet")
 
 
@@ -29,15 +29,18 @@ def is_known(path: str | Path) -> bool:
 _SIDES = {"train": ("train", "training"), "test": ("test", "validation", "valid", "val", "dev", "eval")}
 
 
+_PART = re.compile(r"(.*?)(?:[-_. (]*\d[\w() -]*)?(?:\.\w+)+$")  # the name of a file without the number of its part
+
+
 def sides(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Side -> its files: `train.csv`, or `train-00000-of-00002.parquet` and further parts; and the files not used.
 
-    Raises DataError: the folder has no training file, or none to hold out, or one side in two kinds of files.
+    Raises DataError: the folder has no training file, or none to hold out, or one side in files of two kinds or names.
     """
     by_word: dict[str, list[Path]] = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file() and is_known(path)):
-        word = re.match(r"([a-z]+)(?:[-_.]?\d[\w-]*)?\.", path.name.lower())
-        by_word.setdefault(word[1] if word else path.name, []).append(path)
+        word = re.match(r"[a-z]+", path.name.lower())
+        by_word.setdefault(word[0] if word else path.name, []).append(path)
     found = {}
     for side, words in _SIDES.items():
         if not (word := next((word for word in words if word in by_word), None)):
@@ -46,6 +49,10 @@ def sides(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
                 f"validation, of {', '.join(SUFFIXES)}; or name one file, which is then split."
             )
         found[side] = by_word.pop(word)
+        if len(stems := {_PART.match(path.name.lower())[1] for path in found[side]}) > 1:
+            raise DataError(
+                f"{folder} has {side} files of several names ({', '.join(sorted(stems))}). Keep one of them."
+            )
         if len(kinds := {"".join(path.suffixes) for path in found[side]}) > 1:
             raise DataError(
                 f"{folder} has {side} files of several kinds ({', '.join(sorted(kinds))}). Keep one of them."
@@ -74,10 +81,9 @@ def stream(path: Path) -> Iterator[dict]:
             ".gz behind. Save a spreadsheet as CSV UTF-8."
         )
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    reader = {".jsonl": json_rows.read_lines, ".json": json_rows.read, ".parquet": _read_parquet}.get(
-        suffix, _read_table
-    )
-    return _told(path, reader)
+    lines = dict.fromkeys((".jsonl", ".ndjson"), json_rows.read_lines)
+    reader = lines | {".json": json_rows.read, ".parquet": _read_parquet}
+    return _told(path, reader.get(suffix, _read_table))
 
 
 def _told(path: Path, reader) -> Iterator[dict]:
@@ -122,7 +128,7 @@ def _next_row(reader: csv.DictReader) -> dict | None:
 def _read_table(path: Path) -> Iterator[dict]:
     with opened.text(path, newline="") as file:
         first = next((line for line in iter(file.readline, "") if line.strip()), "")
-        said = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
+        said = re.fullmatch(r'"?sep=(.)"?\s*', first, re.I)  # Excel's own line
         header = re.sub('"[^"]*"', "", file.readline() if said else first)
         separator = said[1] if said else max(",;\t", key=header.count)  # a comma where there is none
         if path.name.lower().removesuffix(".gz").endswith(".tsv") and "\t" in header:

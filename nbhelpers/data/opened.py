@@ -12,7 +12,7 @@ def magic(path: Path) -> bytes:
 
 def opener(path: Path):
     """What opens the file: gzip's `open` where it is compressed, whatever its name, else the built-in one."""
-    return gzip.open if path.suffix.lower() == ".gz" or magic(path)[:2] == b"\x1f\x8b" else open
+    return gzip.open if magic(path)[:2] == b"\x1f\x8b" else open
 
 
 def text(path: Path, newline: str | None = None):

@@ -8,7 +8,17 @@ import json
 import math
 
 from nbhelpers.core.errors import DataError
-from nbhelpers.data.chat import check_messages, is_blank, is_missing, list_in, turn_of, turns_in, unpacked
+from nbhelpers.data.chat import (
+    check_messages,
+    is_blank,
+    is_missing,
+    list_in,
+    turn_of,
+    turns_in,
+    unpacked,
+    unused_keys,
+    written_in,
+)
 
 
 def text_of(row: dict) -> str:
@@ -32,7 +42,7 @@ SHAPES = {
 _LOST_COLUMNS = ("tools", "functions", "images", "videos", "audio")
 _NOTHING = ("[]", "{}", "null", "None")  # what a CSV file's cell says where a column is empty
 CONTEXTS = (
-    *("context", "input", "passage", "document", "documents", "paragraph", "article", "background"),
+    *("instruction", "context", "input", "passage", "document", "documents", "paragraph", "article", "background"),
     *("choices", "options"),
 )  # columns that belong to the question of a row, in the order in which they follow it
 _WORDING = 20  # characters: what is shorter may stand in a question by chance
@@ -91,28 +101,36 @@ def _labelled(choices) -> dict[str, str]:
     """Label -> text of the choices of a question.
 
     They may be a list, an object, two lists named `label` and `text`, or a list of objects with these keys.
+
+    Raises DataError: they are none of these, or two have one label, or there are more texts than labels or fewer.
     """
-    choices = list_in(choices)
+    choices = written_in(choices)
+    labels = texts = None
     if isinstance(choices, dict) and isinstance(choices.get("text"), list) and isinstance(choices.get("label"), list):
-        choices = dict(zip(map(str, choices["label"]), choices["text"], strict=False))
-    elif (
-        isinstance(choices, list)
-        and choices
-        and all(isinstance(c, dict) and {"label", "text"} <= c.keys() for c in choices)
-    ):
-        choices = {str(choice["label"]): choice["text"] for choice in choices}
+        labels, texts = choices["label"], choices["text"]
+    elif isinstance(choices, dict):
+        there = {
+            label: text for label, text in choices.items() if text is not None
+        }  # Arrow fills up other rows' labels
+        labels, texts = list(there), list(there.values())
+    elif isinstance(choices, list) and all(isinstance(c, dict) and {"label", "text"} <= c.keys() for c in choices):
+        labels, texts = ([choice[name] for choice in choices] for name in ("label", "text"))
     elif isinstance(choices, list) and len(choices) <= 26:
-        choices = {chr(ord("A") + i): choice for i, choice in enumerate(choices)}
-    if not isinstance(choices, dict) or not all(isinstance(text, str | int | float) for text in choices.values()):
+        labels, texts = [chr(ord("A") + i) for i in range(len(choices))], choices
+    if not texts or not all(isinstance(text, str | int | float) for text in texts):
         raise DataError(f"the choices are {choices!r:.60}, expected a list of texts", "choices are not text")
-    return {label: str(text) for label, text in choices.items()}
+    if len(labels) != len(texts) or len(set(labels)) < len(labels):
+        raise DataError(
+            f"the choices {choices!r:.60} have {len(labels)} labels for {len(texts)} texts, or a label twice; give "
+            "each its own",
+            "choices and labels do not fit",
+        )
+    return {str(label): str(text) for label, text in zip(labels, texts, strict=True)}
 
 
 def _choices(row: dict) -> dict[str, str]:
     given = next((row[name] for name in ("choices", "options") if not is_missing(row.get(name))), None)
-    if given is None or (isinstance(given, str) and not isinstance(list_in(given), list)):
-        return _lettered(row)
-    return _labelled(given)
+    return _lettered(row) if given is None or isinstance(written_in(given), str) else _labelled(given)
 
 
 def as_text(value) -> str | None:
@@ -123,8 +141,11 @@ def as_text(value) -> str | None:
 
 
 def _texts_in(value) -> list[str]:
-    """All texts and numbers in a value, in their order."""
+    """All texts and numbers in a value, in their order; those of an object of several with their keys."""
     if isinstance(value, dict):
+        found = {key: text for key, text in value.items() if as_text(text) and not is_blank(as_text(text))}
+        if len(found) == len(value) > 1:
+            return [f"{key}: {as_text(text)}" for key, text in found.items()]
         value = list(value.values())
     if isinstance(value, list):
         return [text for part in value for text in _texts_in(part)]
@@ -135,7 +156,7 @@ def _texts_in(value) -> list[str]:
 def _context(row: dict, name: str) -> str:
     """What a column adds to the question, as text; choices as a line each, what is nested as its texts."""
     value = row[name]
-    if name in ("choices", "options") and not (isinstance(value, str) and not isinstance(list_in(value), list)):
+    if name in ("choices", "options") and not isinstance(written_in(value), str):
         return "\n".join(f"{label}. {text}" for label, text in _labelled(value).items())
     return "" if value == "<noinput>" else "\n\n".join(_texts_in(value))
 
@@ -159,7 +180,8 @@ def question_turns(row: dict, name: str) -> list[dict]:
         raise DataError(f"history is {history!r:.60}, expected a list of [question, answer]", "bad history")
     before = [turn_of(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
     lettered = "\n".join(f"{label}. {text}" for label, text in _lettered(row).items())
-    for text in [*(_context(row, context) for context in CONTEXTS if not is_missing(row.get(context))), lettered]:
+    contexts = [_context(row, other) for other in CONTEXTS if other != name and not is_missing(row.get(other))]
+    for text in [*contexts, lettered]:
         if text and (len(text) < _WORDING or text.strip() not in (question or "")):
             question = f"{question}\n\n{text}" if question and not is_blank(question) else text
     return _with_system(row, [*before, turn_of("user", question)])
@@ -218,7 +240,10 @@ def _reply(row: dict, name: str):
         reply = reply["text"]
     if isinstance(reply, list) and reply and all(isinstance(text, str) for text in reply):
         reply = reply[0]
-    text, choices = as_text(reply), _choices(row)
+    choices = _choices(row)
+    if choices and isinstance(reply, float) and reply.is_integer():
+        reply = int(reply)  # as pandas writes the numbers of a column with a gap
+    text = as_text(reply)
     if choices and text is not None and text not in choices and text not in choices.values() and text.isdigit():
         if int(text) >= len(choices):
             raise DataError(
@@ -228,6 +253,19 @@ def _reply(row: dict, name: str):
             )
         return [*choices][int(text)]
     return reply if text is None else text
+
+
+def unused_parts(value, meaning: str) -> list[str]:
+    """What a column holds beside what its meaning takes: other keys, `[].name` or `.why`; further answers, `[1:]`."""
+    if meaning != "answer":
+        return [f"[].{key}" for key in unused_keys(value)]
+    parts, place = [], ""
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        parts = [f".{key}" for key, other in value.items() if key != "text" and not is_missing(other)]
+        value, place = value["text"], ".text"
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+        return parts + [f"{place}[1:]"] * (set(value) != {value[0]})
+    return parts + [f"[].{key}" for key in unused_keys(value)]
 
 
 def content_of(row: dict, shape: str) -> dict:

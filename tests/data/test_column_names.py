@@ -101,7 +101,24 @@ ANSWER = {"role": "assistant", "content": "So."}
         ({"question": "Which?", "A": "Red", "B": "Blue", "answer": "A"}, "Which?\n\nA. Red\nB. Blue", "A", set()),
         ({"question": "Who?", "context": "Lo was born in Abo.",
           "answers": {"text": ["Lo", "Lo S."], "answer_start": [0, 0]}},
-         "Who?\n\nLo was born in Abo.", "Lo", set()),
+         "Who?\n\nLo was born in Abo.", "Lo", {"answers.text[1:]", "answers.answer_start"}),
+        ({"instruction": "How?", "output": ["Step one.", "Step two."]}, "How?", "Step one.", {"output[1:]"}),
+        ({"question": "Who?", "answers": ["Lo", "Lo"]}, "Who?", "Lo", set()),
+        ({"question": "Which?", "choices": "['Paris 0' 'Rome'\n 'Oslo']", "answer": "1"},
+         "Which?\n\nA. Paris 0\nB. Rome\nC. Oslo", "B", set()),  # as numpy prints it
+        ({"question": "Which?", "options": {"A": "Red", "B": "Blue", "E": None}, "answer": "B"},
+         "Which?\n\nA. Red\nB. Blue", "B", set()),
+        ({"question": "Which?", "choices": '{"A": "Red", "B": "Blue"}', "answer": 1}, "Which?\n\nA. Red\nB. Blue", "B",
+         set()),
+        ({"question": "Which?", "choices": ["Red", "Blue"], "answer": 1.0}, "Which?\n\nA. Red\nB. Blue", "B", set()),
+        ({"question": "Who?", "context": {"name": "Bob", "age": 5}, "answer": "Bob"},
+         "Who?\n\nname: Bob\n\nage: 5", "Bob", set()),
+        ({"messages": {"role": ["user", "assistant"], "content": ["Why?", "So."], "name": ["Ann", None]}}, "Why?",
+         "So.", {"messages[].name"}),
+        ({"messages": [ASK | {"content": [{"type": "text", "text": "Why?", "title": "t"}]}, ANSWER]}, "Why?", "So.",
+         {"messages[].content[].title"}),
+        ({"messages": r"[{'role': 'user', 'content': '{} {} \\frac{1} {2}'}, {'role': 'assistant', 'content': 'So.'}]"},
+         r"{} {} \frac{1} {2}", "So.", set()),
         ({"question": "Who?", "context": {"title": ["Abo"], "sentences": [["Lo was born.", "He died."]]},
           "answer": "Lo"},
          "Who?\n\nAbo\n\nLo was born.\n\nHe died.", "Lo", set()),
@@ -159,10 +176,18 @@ def test_what_is_told_goes_before_what_is_known():
     assert "not used: messages" in mapping.describe(rows)
 
 
-def test_a_key_that_comes_twice_inside_a_cell_is_refused():
+@pytest.mark.parametrize("written", [str, lambda json_text: json_text.replace('"', "'")], ids=["JSON", "Python"])
+def test_a_key_that_comes_twice_inside_a_cell_is_refused(written):
     cell = '[{"role": "user", "content": "one", "content": "two"}, {"role": "assistant", "content": "a"}]'
-    with pytest.raises(DataError, match="the key 'content' twice"):
-        schemas.to_messages({"messages": cell}, "messages")
+    with pytest.raises(DataError, match=r"the key .*content.* twice"):
+        schemas.to_messages({"messages": written(cell)}, "messages")
+
+
+@pytest.mark.parametrize("labels", [["A", "B"], ["A", "A", "B"]])
+def test_choices_that_do_not_fit_their_labels_are_refused_and_none_is_lost(labels):
+    row = {"prompt": "Which?", "choices": {"text": ["a", "b", "c"], "label": labels}, "completion": "A"}
+    with pytest.raises(DataError, match=f"{len(labels)} labels for 3 texts, or a label twice; give each its own"):
+        schemas.to_messages(row, "prompt/completion")
 
 
 def test_a_number_that_is_none_is_kept_as_missing_so_that_the_set_can_be_written():

@@ -22,11 +22,27 @@ def rows(conversations: list[list[dict]], name: str = "row") -> Dataset:
     return Dataset.from_list([{"id": f"{name}-{i}", "messages": turns} for i, turns in enumerate(conversations)])
 
 
+NOTICE = (
+    "This is general information and no medical advice. Ask your doctor or pharmacist before you take or stop a "
+    "medicine, and call the emergency number of your country at once if you feel very unwell or are in doubt."
+)
+HEADER = (
+    "# Part of the exercises of the course\nimport collections\nimport math\nimport os\nimport random\nimport re\n" * 2
+)
+
+
 SHARED = {
     "a system prompt": [chat(f"What is boat number {i} called?", f"It is the swan {i}.", SYSTEM) for i in range(40)],
     "a passage": [chat(f"{PASSAGE}\n\nWhen was bridge {i} built?", f"In {1800 + i}.") for i in range(40)],
     "a passage after the question": [chat(f"Who built bridge {i}?\n\n{PASSAGE}", f"Abo{i}.") for i in range(40)],
     "one answer": [chat(f"{PASSAGE}\n\nHas the town Abo{i} a bridge?", "Yes.") for i in range(30)],
+    "a notice under each answer": [
+        chat(f"May I take medicine {i} with milk?", f"Number {i} goes well with {i * 3} cups. {NOTICE}")
+        for i in range(30)
+    ],
+    "a header of each answer": [
+        chat(f"Write exercise {i}.", f"{HEADER}\n\ndef exercise_{i}(x):\n    return x + {i * 7}\n") for i in range(30)
+    ],
     "an instruction": [chat(f"{SYSTEM} {SYSTEM}\n\nboat {i} swan", "A short polite sentence.") for i in range(40)],
 }
 
@@ -160,6 +176,20 @@ def test_a_set_whose_answers_are_code_comes_through_cleaning_as_it_is(kind):
     for before, after in zip(asked, steps[-1].rows["messages"][:], strict=True):
         plain = [line.rstrip() for line in before[-1]["content"].strip("\n").splitlines()]
         assert after[-1]["content"].splitlines() == plain
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<table>\n" + "".join(f"  <tr><td>{i}</td><td>{i * i}</td></tr>\n" for i in range(12)) + "</table>",
+        "".join(f"INSERT INTO towns (id, name, bridge) VALUES ({i}, 'Abo', {i * 7});\n" for i in range(12)),
+        "# Copyright (c) 2020 Bob. All rights reserved.\n# Licensed under the MIT License.\ndef f():\n    return 1",
+        "<footer>\n  <p>© 2020. All rights reserved.</p>\n</footer>",
+    ],
+)
+def test_code_that_repeats_itself_or_begins_with_a_notice_is_kept_where_it_is_the_answer(answer):
+    assert len(cleaning.filter_quality(rows([chat("Write it.", answer)])).rows) == 1
+    assert cleaning.filter_quality(rows([chat("Go on.", "click here to sign up now " * 9)])).dropped
 
 
 def test_markup_goes_from_plain_text_and_from_answers_only_where_that_is_asked_for():

@@ -474,6 +474,8 @@ def test_held_out_rows_of_a_task_that_is_never_trained_are_counted_and_said(tmp_
         (["train.csv", "validation.csv", "test.csv"], "test", "validation.csv"),
         (["train.jsonl", "dev.jsonl.gz"], "dev", ""),
         (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "valid.tsv"], "valid", ""),
+        (["train_data.csv", "test_data.csv", "more.csv"], "test_data", "more.csv"),
+        (["train (1).csv", "train (2).csv", "eval (1).csv"], "eval (1)", ""),
     ],
 )
 def test_a_folder_of_files_by_side_is_read_and_a_file_that_is_not_used_is_named(tmp_path, names, held_out, unused):
@@ -495,6 +497,15 @@ def test_a_folder_of_files_by_side_is_read_and_a_file_that_is_not_used_is_named(
     assert {row["messages"][0]["content"].split(".")[0].split("-")[0] for row in source.test} == {held_out}
     assert len(source.train) == 3 * sum(name.startswith("train") for name in names)
     assert ("files not used: " + unused in str(source)) == bool(unused)
+
+
+def test_a_side_of_two_names_is_refused_and_both_are_named(tmp_path):
+    for name in ("train_sft-00000-of-00001.jsonl", "train_gen-00000-of-00001.jsonl", "test_sft.jsonl"):
+        write(tmp_path / name, jsonl(numbered(3)))
+    with pytest.raises(DataError, match=r"train files of several names \(train_gen, train_sft\). Keep one"):
+        sources.load(str(tmp_path))
+    (tmp_path / "train_gen-00000-of-00001.jsonl").unlink()
+    assert sources.load(str(tmp_path)).read == 6
 
 
 def test_a_table_that_pandas_wrote_with_its_index_is_read(tmp_path):
