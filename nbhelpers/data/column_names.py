@@ -54,8 +54,11 @@ class ColumnMapping:
                     counts[theirs, ""] += 0
                     continue
                 simple = type(row[theirs]) in (str, int, float, bool) and name not in _TAKEN
-                beside = "kept beside it" if (simple if kept is None else name in kept) else _DROPPED
-                counts[theirs, meanings.get(name, beside)] += 1
+                becomes = "kept beside it" if (simple if kept is None else name in kept) else _DROPPED
+                becomes = meanings.get(name, becomes)
+                if becomes == "question" and chat.unpacked(row[theirs]) is not row[theirs]:
+                    becomes = "question, its text read as turns"
+                counts[theirs, becomes] += 1
                 for part in schemas.unused_parts(row[theirs], meanings[name]) if name in meanings else ():
                     counts[f"{theirs}{part}", _DROPPED] += 1
         out: dict[str, tuple[str, int]] = {}

@@ -102,6 +102,8 @@ def _rows_of(content) -> list | None:
         return content
     if not isinstance(content, dict) or not content:
         return None
+    if content.keys() == {"schema", "data"}:  # orient="table"
+        return content["data"]
     values = list(content.values())
     if len(values) > 1 and any(isinstance(value, list) and value and isinstance(value[0], dict) for value in values):
         if schemas.known_shape(set(content)):

@@ -191,6 +191,13 @@ def _with_system(row: dict, turns: list[dict]) -> list[dict]:
     """The turns with the `system` column before them, unless they begin with the same already."""
     if is_missing(row.get("system")) or (turns and turns[0] == turn_of("system", row["system"])):
         return turns
+    if (
+        turns
+        and isinstance(turns[0], dict)
+        and turns[0].get("role") == "system"
+        and not is_missing(turns[0]["content"])
+    ):
+        raise DataError("the column system and the system turn say different things; keep one", "two system prompts")
     return [turn_of("system", row["system"]), *turns]
 
 
@@ -217,7 +224,7 @@ def to_messages(row: dict, shape: str, weights: bool = False) -> list[dict]:
     refuse_more_than_text(row)
     if shape in ("messages", "sharegpt"):
         (column,) = SHAPES[shape]
-        turns = turns_in(row[column])
+        turns = turns_in(list_in(row[column]))
         if not isinstance(turns, list):
             raise DataError(f"{column} is {turns!r:.60}, expected a list of turns", "no messages")
         return check_messages(_with_system(row, turns), weights)

@@ -215,24 +215,24 @@ def balanced(rows, tasks: list[str], count: int, seed: int):
 def _read_splits(folder: str) -> Source:
     """A folder with a training and a held-out side, such as notebook 01 leaves; each side one file or several."""
     sides, unused = files.sides(Path(folder).expanduser())
-    rows = {side: [row for path in paths for row in files.read(path)] for side, paths in sides.items()}
-    mapping = column_names.mapping(rows["train"] + rows["test"])
-    normal = []
-    for side, raw in rows.items():
+    normal, described = [], []
+    for side, paths in sides.items():
+        raw, name = [row for path in paths for row in files.read(path)], " + ".join(map(str, paths))
+        mapping = column_names.mapping(raw)
+        described.append(mapping.describe(raw, ("id", "task", "package")))
         renamed = mapping.rename(raw)
         own = [{key: row[key] for key in ("id", "package") if isinstance(row.get(key), str)} for row in renamed]
-        name = " + ".join(str(path) for path in sides[side])
+        if side == "test" and mapping.shape is None:
+            raise DataError(f"{name} has no known answers, so that nothing can be scored. Take it out of the folder.")
         normal.append([row | names for row, names in zip(normalise(name, renamed), own, strict=True)])
     train, test = normal
-    many = _without_many_tasks(train, test)
-    described = mapping.describe(rows["train"] + rows["test"], ("id", "task", "package"))
-    described += many + (f"; files not used: {', '.join(unused)}" if unused else "")
-    return Source(folder, _dataset(train), _dataset(test), len(train) + len(test), {}, _hash(train + test), described)
+    columns = "; held out: ".join(dict.fromkeys(described))
+    columns += _without_many_tasks(train, test) + (f"; files not used: {', '.join(unused)}" if unused else "")
+    return Source(folder, _dataset(train), _dataset(test), len(train) + len(test), {}, _hash(train + test), columns)
 
 
 def _hash(rows: list[dict]) -> str:
-    text = "\n".join(json.dumps(row["messages"], sort_keys=True) for row in rows)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256("\n".join(json.dumps(row["messages"], sort_keys=True) for row in rows).encode()).hexdigest()
 
 
 def _dataset(rows: list[dict]):

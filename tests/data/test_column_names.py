@@ -183,6 +183,23 @@ def test_a_key_that_comes_twice_inside_a_cell_is_refused(written):
         schemas.to_messages({"messages": written(cell)}, "messages")
 
 
+def test_a_role_that_is_not_known_is_named_in_a_cell_of_text_too():
+    cell = '[{"role": "narrator", "content": "Once."}, {"role": "assistant", "content": "So."}]'
+    with pytest.raises(DataError, match=r"turn 0 is .*narrator"):
+        schemas.to_messages({"messages": cell}, "messages")
+
+
+def test_two_system_prompts_that_differ_are_refused():
+    row = {"system": "Be brief.", "messages": [{"role": "system", "content": "Be long."}, ASK, ANSWER]}
+    with pytest.raises(DataError, match="column system and the system turn say different things; keep one"):
+        schemas.to_messages(row, "messages")
+
+
+def test_a_question_whose_text_is_read_as_turns_is_told_apart():
+    row = {"prompt": '[{"role": "user", "content": "Why?"}]', "completion": "So."}
+    assert column_names.mapping([row]).describe([row]) == "question, its text read as turns: prompt; answer: completion"
+
+
 @pytest.mark.parametrize("labels", [["A", "B"], ["A", "A", "B"]])
 def test_choices_that_do_not_fit_their_labels_are_refused_and_none_is_lost(labels):
     row = {"prompt": "Which?", "choices": {"text": ["a", "b", "c"], "label": labels}, "completion": "A"}

@@ -60,6 +60,7 @@ COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
         ("pandas index.json", json.dumps({str(i): row for i, row in enumerate(ROWS)})),
         ("pandas split.json",
          json.dumps({"columns": [*COLUMNS], "index": [0, 1], "data": [[*row.values()] for row in ROWS]})),
+        ("pandas table.json", json.dumps({"schema": {"fields": []}, "data": ROWS})),
         ("excel.csv", '"SEP=;"\nprompt;completion\nWhat?;That.\n"Näher, ""dran""?";"a,b\nc"\n'),
         ("excel.csv", "\ufeffsep=;\r\nprompt;completion\r\nWhat?;That.\r\n\"Näher, \"\"dran\"\"?\";\"a,b\nc\"\r\n"),
         ("tabs.txt.tsv", "prompt\tcompletion\nWhat?\tThat.\n\"Näher, \"\"dran\"\"?\"\t\"a,b\nc\"\n"),

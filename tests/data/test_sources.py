@@ -499,6 +499,17 @@ def test_a_folder_of_files_by_side_is_read_and_a_file_that_is_not_used_is_named(
     assert ("files not used: " + unused in str(source)) == bool(unused)
 
 
+def test_the_sides_of_a_folder_may_call_their_columns_differently_and_one_without_answers_is_refused(tmp_path):
+    write(tmp_path / "train.jsonl", jsonl(numbered(3)))
+    write(tmp_path / "test.jsonl", jsonl([{"question": f"Say {i}?", "answer": "No."} for i in range(3)]))
+    source = sources.load(str(tmp_path))
+    assert [len(source.train), len(source.test)] == [3, 3]
+    assert "; held out: question: question; answer: answer" in str(source)
+    write(tmp_path / "test.jsonl", jsonl([{"prompt": f"Say {i}?"} for i in range(3)]))
+    with pytest.raises(DataError, match=r"test.jsonl has no known answers.*Take it out of the folder"):
+        sources.load(str(tmp_path))
+
+
 def test_a_side_of_two_names_is_refused_and_both_are_named(tmp_path):
     for name in ("train_sft-00000-of-00001.jsonl", "train_gen-00000-of-00001.jsonl", "test_sft.jsonl"):
         write(tmp_path / name, jsonl(numbered(3)))
