@@ -27,11 +27,9 @@ def rises(results: dict[str, dict]) -> dict[str, Metric]:
 
 def sizes(results: dict[str, dict]) -> dict[str, tuple[Metric, Metric]]:
     """Format -> `(MiB on disk, rise of the perplexity)`, where it has files of its own: a compiled one has none."""
-    rise, found = rises(results), {}
-    for name, result in results.items():
-        if "saved_bytes" in result and not name.endswith("compiled"):
-            found[name] = Metric(result["saved_bytes"] / 2**20), rise[name]
-    return found
+    stored = {name: x for name, x in results.items() if "saved_bytes" in x and not name.endswith("compiled")}
+    rise = rises(stored)
+    return {name: (Metric(result["saved_bytes"] / 2**20), rise[name]) for name, result in stored.items()}
 
 
 def changes(results: dict[str, dict]):

@@ -33,6 +33,7 @@ def test_a_rise_is_that_of_the_perplexity_and_paired_by_row():
 
 def test_sizes_are_those_of_formats_with_files_of_their_own():
     with_files = RESULTS | {"unquantised, compiled": RESULTS["unquantised"], "small": RESULTS["four"] | FILES}
+    with_files["other"] = {"left_out": "it needs a GPU"}
     sizes = comparison.sizes(with_files)
     assert list(sizes) == ["unquantised", "small"]
     assert sizes["small"][0].value == 3
