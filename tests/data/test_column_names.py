@@ -189,12 +189,6 @@ def test_a_role_that_is_not_known_is_named_in_a_cell_of_text_too():
         schemas.to_messages({"messages": cell}, "messages")
 
 
-def test_two_system_prompts_that_differ_are_refused():
-    row = {"system": "Be brief.", "messages": [{"role": "system", "content": "Be long."}, ASK, ANSWER]}
-    with pytest.raises(DataError, match="column system and the system turn say different things; keep one"):
-        schemas.to_messages(row, "messages")
-
-
 def test_a_question_whose_text_is_read_as_turns_is_told_apart():
     row = {"prompt": '[{"role": "user", "content": "Why?"}]', "completion": "So."}
     assert column_names.mapping([row]).describe([row]) == "question, its text read as turns: prompt; answer: completion"
