@@ -109,23 +109,22 @@ def _labelled(choices) -> dict[str, str]:
     if isinstance(choices, dict) and isinstance(choices.get("text"), list) and isinstance(choices.get("label"), list):
         labels, texts = choices["label"], choices["text"]
     elif isinstance(choices, dict):
-        there = {
-            label: text for label, text in choices.items() if text is not None
-        }  # Arrow fills up other rows' labels
-        labels, texts = list(there), list(there.values())
+        choices = {label: text for label, text in choices.items() if text is not None}  # Arrow adds other rows' labels
+        labels, texts = list(choices), list(choices.values())
     elif isinstance(choices, list) and all(isinstance(c, dict) and {"label", "text"} <= c.keys() for c in choices):
         labels, texts = ([choice[name] for choice in choices] for name in ("label", "text"))
     elif isinstance(choices, list) and len(choices) <= 26:
         labels, texts = [chr(ord("A") + i) for i in range(len(choices))], choices
     if not texts or not all(isinstance(text, str | int | float) for text in texts):
         raise DataError(f"the choices are {choices!r:.60}, expected a list of texts", "choices are not text")
+    labels = list(map(str, labels))
     if len(labels) != len(texts) or len(set(labels)) < len(labels):
         raise DataError(
             f"the choices {choices!r:.60} have {len(labels)} labels for {len(texts)} texts, or a label twice; give "
             "each its own",
             "choices and labels do not fit",
         )
-    return {str(label): str(text) for label, text in zip(labels, texts, strict=True)}
+    return {label: str(text) for label, text in zip(labels, texts, strict=True)}
 
 
 def _choices(row: dict) -> dict[str, str]:

@@ -194,7 +194,7 @@ def test_a_question_whose_text_is_read_as_turns_is_told_apart():
     assert column_names.mapping([row]).describe([row]) == "question, its text read as turns: prompt; answer: completion"
 
 
-@pytest.mark.parametrize("labels", [["A", "B"], ["A", "A", "B"]])
+@pytest.mark.parametrize("labels", [["A", "B"], ["A", "A", "B"], [1, "1", 2]])
 def test_choices_that_do_not_fit_their_labels_are_refused_and_none_is_lost(labels):
     row = {"prompt": "Which?", "choices": {"text": ["a", "b", "c"], "label": labels}, "completion": "A"}
     with pytest.raises(DataError, match=f"{len(labels)} labels for 3 texts, or a label twice; give each its own"):
