@@ -5,8 +5,11 @@ from collections import Counter
 from nbhelpers.data import chat, cleaning, column_names, conversations, duplicates, sources, wording
 from nbhelpers.data.cleaning import Cleaned
 
+RUN = 13  # words in a row that two texts share by copying
+COMMON = 3  # rows that hold such a run, at most; beyond that it is the wording of a template
 
-def runs(text: str, size: int) -> list[int]:
+
+def runs(text: str, size: int = RUN) -> list[int]:
     """Hashes of every run of `size` words of a text, in order; none where it is shorter."""
     found = wording.words(text)
     return [hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)]
@@ -20,7 +23,7 @@ def benchmarks(names: str) -> list:
     ]
 
 
-def decontaminate(rows, evaluation, size: int = 13, threshold: float = 0.95, common: int = 3) -> Cleaned:
+def decontaminate(rows, evaluation, size: int = RUN, threshold: float = 0.95, common: int = COMMON) -> Cleaned:
     """Drop rows that hold a run of `size` words of an evaluation row or half of its runs, or that repeat one.
 
     Runs of 13 words are the measure of Brown et al. (2020, appendix C). What is left passes `splits.prove_disjoint`.

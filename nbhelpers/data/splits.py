@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from nbhelpers.core.errors import AuditError, DataError, ParameterError
-from nbhelpers.data import cleaning, duplicates, schemas
+from nbhelpers.data import cleaning, contamination, conversations, duplicates, schemas
 from nbhelpers.data.cleaning import Cleaned
 
 WAYS = ("random", "stratified", "group", "temporal")
@@ -23,7 +23,7 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
             one value of `column` on one side, whole values drawn where they fit into `test_share` of the rows, the
             smallest one where none does; `temporal`: the rows with the latest values of `column` (numbers, or dates as
             ISO 8601 writes them), ties all on the test side. Conversations that ask the same are never parted by the
-            first two.
+            first two, nor those of which one answer gives another away, such as code that differs in its indentation.
         test_share: share of the rows to hold out, above 0 and below 1.
         held_out: `group` only: these values, instead of drawing.
 
@@ -62,7 +62,7 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
         first = sorted(values)[-max(1, wanted)] if values else None
         held = {i for i, value in enumerate(values) if value >= first}
     else:
-        asked = [schemas.fold(turns) for turns in rows["messages"][:]] if "messages" in rows.column_names else ids
+        asked = _bound(rows["messages"][:], wanted) if "messages" in rows.column_names else ids
         members: dict[Any, dict[str, list[int]]] = {}
         value_of: dict[str, Any] = {}  # a question with several values counts as one of them, lest it be parted
         for i in sorted(range(len(rows)), key=lambda i: rank(ids[i])):
@@ -81,6 +81,41 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
         )
     train = [i for i in range(len(rows)) if i not in held]
     return rows.select(train), rows.select(sorted(held))
+
+
+def _bound(chats: list[list[dict]], most: int) -> list:
+    """For each conversation the key of those that stay together: they ask the same, or one answer gives others away.
+
+    An answer gives others away as `contamination.decontaminate` sees it: by `RUN` words in a row that hardly another
+    answer holds, here twice `COMMON`, since they may fall on both sides. Where more than `most` conversations hang
+    together so, those that ask the same still do.
+    """
+    import numpy as np
+
+    asked = [schemas.fold(turns) for turns in chats]
+    leader = list(range(len(chats)))
+
+    def lead(i: int) -> int:
+        while leader[i] != i:
+            leader[i] = i = leader[leader[i]]
+        return i
+
+    first: dict[str, int] = {}
+    for i, key in enumerate(asked):
+        leader[i] = first.setdefault(key, i)
+    found = [set(contamination.runs(conversations.answer(turns))) for turns in chats]
+    runs = np.fromiter(itertools.chain.from_iterable(found), np.int64)
+    order = np.argsort(runs)
+    holders = np.repeat(np.arange(len(chats)), [len(of_answer) for of_answer in found])[order]
+    _, starts, counts = np.unique(runs[order], return_index=True, return_counts=True)
+    rare = (counts > 1) & (counts <= 2 * contamination.COMMON)
+    for start, count in zip(starts[rare].tolist(), counts[rare].tolist(), strict=True):
+        one, *others = holders[start : start + count].tolist()
+        for other in others:
+            leader[lead(other)] = lead(one)
+    leaders = [lead(i) for i in range(len(chats))]
+    sizes = Counter(leaders)
+    return [i if sizes[i] <= most else key for i, key in zip(leaders, asked, strict=True)]
 
 
 def _in_time(values: list, column: str) -> list:

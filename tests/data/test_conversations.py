@@ -176,6 +176,11 @@ def test_a_set_whose_answers_are_code_comes_through_cleaning_as_it_is(kind):
     for before, after in zip(asked, steps[-1].rows["messages"][:], strict=True):
         plain = [line.rstrip() for line in before[-1]["content"].strip("\n").splitlines()]
         assert after[-1]["content"].splitlines() == plain
+    for seed in range(5):
+        train, test = splits.split(steps[-1].rows, test_share=0.2, seed=seed)
+        lost = contamination.decontaminate(train, test).dropped
+        assert lost == {}, lost
+        splits.prove_disjoint(train, test)
 
 
 @pytest.mark.parametrize(

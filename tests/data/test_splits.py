@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers.core.errors import AuditError, DataError, ParameterError
-from nbhelpers.data import cleaning, defects_copies, duplicates, pydocs, splits, wording
+from nbhelpers.data import cleaning, contamination, defects_copies, duplicates, pydocs, splits, wording
 
 
 def rows(count: int = 100, **columns) -> Dataset:
@@ -170,6 +170,35 @@ def test_the_same_question_never_stands_on_both_sides():
     assert not asked[0] & asked[1]
     assert len(test) == 16
     assert splits.leaks(data.select([0]), data.select([1])) == {"0": ("1", 1.0)}
+
+
+def answers(*texts: str) -> Dataset:
+    asked = [{"role": "user", "content": f"Question {i}?"} for i in range(len(texts))]
+    said = [{"role": "assistant", "content": text} for text in texts]
+    chats = [list(turns) for turns in zip(asked, said, strict=True)]
+    return Dataset.from_dict({"id": [f"row-{i}" for i in range(len(chats))], "messages": chats})
+
+
+def passage(number: int, words: int = 14) -> str:
+    return " ".join(f"word{number}x{i}" for i in range(words))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_answers_of_which_one_gives_the_other_away_stay_on_one_side_in_any_order(seed):
+    data = answers(*(f"{passage(i % 20)}\n{i}" for i in range(40)), *(passage(100 + i) for i in range(40)))
+    train, test = splits.split(data, seed=seed)
+    assert contamination.decontaminate(train, test).dropped == {}
+    assert len(test) == 8
+    assert set(test["id"]) == set(splits.split(shuffled(data), seed=seed)[1]["id"])
+
+
+def test_answers_that_all_hang_together_or_share_a_template_are_parted():
+    chain = answers(*(f"{passage(i)}\n{passage(i + 1)}" for i in range(50)))
+    assert len(splits.split(chain)[1]) == 5
+    template = answers(*(f"{passage(0)}\n{i}" for i in range(50)))
+    train, test = splits.split(template)
+    assert len(test) == 5
+    assert contamination.decontaminate(train, test).dropped == {}
 
 
 def test_short_texts_leak_where_only_punctuation_differs():
