@@ -146,7 +146,9 @@ async def _request(client, model: str, messages: list[dict], max_tokens: int, to
 
 
 def table(loads: list[Load], dollars_per_hour: float | None = None):
-    """A `pandas.DataFrame`, a row for each concurrency; a percentile that too few requests could show is left out.
+    """A `pandas.DataFrame`, a row for each concurrency: the 50th, 95th and 99th percentile of what a client waits for.
+
+    A percentile that too few requests could show is blank, and left out where no concurrency has enough of them.
 
     Args:
         dollars_per_hour: of the machine, for the price of a million tokens of answers; None: left out.
@@ -164,8 +166,9 @@ def table(loads: list[Load], dollars_per_hour: float | None = None):
         times = [request.seconds for request in load.done]
         rows[load.concurrency] = {
             "requests": len(load.requests), "errors": load.errors,
-            "first token p50 (s)": shown(firsts, 0.5), "between chunks p50 (s)": shown(gaps, 0.5),
-            **{f"request p{round(100 * share)} (s)": shown(times, share) for share in (0.5, 0.95, 0.99)},
+            **{f"{name} p{round(100 * share)} (s)": shown(values, share)
+               for name, values in {"first token": firsts, "between chunks": gaps, "request": times}.items()
+               for share in (0.5, 0.95, 0.99)},
             "slowest (s)": f"{max(times):.2f}" if times else "",
             "requests/s": f"{load.requests_per_second:.2f}", "tokens/s": f"{load.tokens_per_second:.1f}",
             "tokens are": "estimated" if any(request.estimated for request in load.done) else "the server's count",
@@ -173,4 +176,6 @@ def table(loads: list[Load], dollars_per_hour: float | None = None):
         if dollars_per_hour is not None and load.tokens_per_second:
             price = prices.dollars(1e6 / load.tokens_per_second, dollars_per_hour)
             rows[load.concurrency]["dollars per million tokens"] = f"{price:.2f}"
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("at once")
+    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("at once")
+    unseen = [name for name in found.columns if " p9" in name and (found[name] == "").all()]
+    return found.drop(columns=unseen)

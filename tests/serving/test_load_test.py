@@ -144,11 +144,25 @@ def test_percentiles_are_observed_values_and_few_requests_have_no_high_one():
     assert load_test.percentile([], 0.5) is None
 
 
+def load_of(at_once: int, times: list[float]) -> Load:
+    return Load(at_once, 19.0, [Request(t, t / 2, 5, 12, "a", (0.1,)) for t in times])
+
+
 def test_the_table_shows_the_slowest_where_a_percentile_is_withheld():
-    load = Load(1, 19.0, [Request(t, t / 2, 5, 12, "a", (0.1,)) for t in [1.0] * 9 + [10.0]])
-    row = load_test.table([load]).loc[1]
-    assert (row["request p50 (s)"], row["request p95 (s)"], row["request p99 (s)"]) == ("1.00", "", "")
-    assert (row["slowest (s)"], row["requests"], row["tokens/s"]) == ("10.00", 10, f"{50 / 19:.1f}")
+    found = load_test.table([load_of(1, [1.0] * 9 + [10.0])])
+    row = found.loc[1]
+    assert [name for name in found if " p" in name] == [
+        "first token p50 (s)", "between chunks p50 (s)", "request p50 (s)"
+    ]  # fmt: skip
+    assert (row["request p50 (s)"], row["slowest (s)"]) == ("1.00", "10.00")
+    assert (row["requests"], row["tokens/s"]) == (10, f"{50 / 19:.1f}")
+
+
+def test_the_table_shows_high_percentiles_where_one_concurrency_has_enough_requests():
+    found = load_test.table([load_of(1, [1.0]), load_of(2, [1.0] * 18 + [4.0, 10.0])])
+    assert found["first token p95 (s)"].tolist() == ["", "2.00"]
+    assert found["request p95 (s)"].tolist() == ["", "4.00"]
+    assert "request p99 (s)" not in found
 
 
 @pytest.mark.parametrize(("number", "at_once"), [(0, 1), (2, 0)])
