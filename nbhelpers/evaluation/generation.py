@@ -75,11 +75,7 @@ def continue_tokens(
             the log-probabilities of a policy gradient assume.
         The others are those of `generate`.
     """
-    sampling = {"do_sample": False}
-    if temperature:
-        nucleus = [fast_paths.Nucleus(top_p)] if top_p < 1 else []
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-        sampling |= {"logits_processor": LogitsProcessorList(nucleus)}
+    draw = LogitsProcessorList([fast_paths.Sampling(temperature, top_p)] if temperature else [])
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
     _check_positions(model, max(map(len, ids), default=0), max_new_tokens)
     stops = sorted(encoding.stop_token_ids(tokenizer, model))
@@ -103,7 +99,10 @@ def continue_tokens(
             )
         draws = _seeded((seed, number * batch_size), model.device) if temperature else contextlib.nullcontext()
         with torch.inference_mode(), autocast(model.device.type, dtype), draws, lean(model):
-            rest = _write(model, batch, past, max_new_tokens, stops, pad_token_id=tokenizer.pad_token_id, **sampling)
+            rest = _write(
+                model, batch, past, max_new_tokens, stops,
+                pad_token_id=tokenizer.pad_token_id, do_sample=False, logits_processor=draw,
+            )  # fmt: skip
         written |= zip(rows, rest, strict=True)
     contiguous.remove()
     model.train(was_training)

@@ -240,10 +240,35 @@ def test_the_nucleus_is_transformers_own(top_p, spread, most):
     from transformers import TopPLogitsWarper
 
     scores = torch.randn(6, 2_000, generator=torch.Generator().manual_seed(0)) * spread
-    theirs = TopPLogitsWarper(top_p)(None, scores.clone())
-    ours = fast_paths.Nucleus(top_p, most)(None, scores.clone())
-    differ = (ours.isinf() != theirs.isinf()).sum(1)
-    assert differ.max() <= 1  # the last token of all may fall on either side of the sum, by rounding
-    assert torch.equal(ours.softmax(-1).argmax(-1), theirs.softmax(-1).argmax(-1))
-    same = ~ours.isinf() & ~theirs.isinf()
-    assert torch.equal(ours[same], scores[same])
+    theirs = TopPLogitsWarper(top_p)(None, scores.clone()).softmax(-1)
+    values, tokens = fast_paths.Sampling(1.0, top_p, most).nucleus(scores)
+    ours = torch.zeros_like(scores).scatter(-1, tokens, values / values.sum(-1, keepdim=True))
+    assert ((ours > 0) != (theirs > 0)).sum(1).max() <= 1  # the last of all may fall on either side, by rounding
+    assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
+    torch.testing.assert_close(ours, theirs, atol=1e-2 if spread < 1 else 2e-3, rtol=0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("top_p", [0.8, 1.0])
+def test_tokens_are_drawn_as_often_as_their_probability_says(temperature, top_p):
+    from transformers import TopPLogitsWarper
+
+    logits = torch.tensor([2.0, -1.0, 0.5, -torch.inf, 1.0, 0.0, -3.0])
+    wanted = TopPLogitsWarper(top_p)(None, logits[None] / temperature).softmax(-1)[0]
+    draws = 40_000
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        left = fast_paths.Sampling(temperature, top_p)(None, logits.expand(draws, -1))
+    assert ((left == 0).sum(1) == 1).all()
+    assert torch.isneginf(left).sum() == draws * (len(logits) - 1)
+    shares = (left == 0).float().mean(0)
+    assert (shares[wanted == 0] == 0).all()
+    errors = (wanted * (1 - wanted) / draws).sqrt()
+    assert ((shares - wanted).abs() <= 5 * errors).all(), (shares, wanted)
+
+
+def test_a_token_without_probability_is_never_drawn_at_either_end(monkeypatch):
+    scores = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
+    for number in (0.0, 1 - 2**-24):
+        monkeypatch.setattr(torch, "rand", lambda *shape, number=number, **_: torch.full(shape, number))
+        assert fast_paths.Sampling()(None, scores).argmax().item() == 1
