@@ -20,6 +20,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+QUIETLY := -q --disable-pip-version-check --no-compile  # Python compiles what it imports: a third of the set-up saved
 
 ifneq ($(WHEELHOUSE),)
 export PIP_NO_INDEX := 1
@@ -68,9 +69,9 @@ $(READY): requirements.txt pyproject.toml
 	@echo "Setting up $(VENV) (once, a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(if $(TORCH_INDEX),echo "Installing torch from $(TORCH_INDEX)" && \
-		$(BIN)/python -m pip install -q --disable-pip-version-check --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
+		$(BIN)/python -m pip install $(QUIETLY) --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt))
 	@echo "Installing the tested set of packages (requirements.txt)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install $(QUIETLY) -r requirements.txt
 	@echo "Installing nbhelpers from this folder"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python -m pip install $(QUIETLY) --no-deps -e .
 	@touch $@

@@ -40,12 +40,7 @@ def log_probs(model, tokenizer, prompts: list[list[int]], answers: list[list[int
 
 
 def divergence(model, tokenizer, prompts: list[list[int]], answers: list[list[int]], dtype: str | None = None):
-    """`log_probs` of a `PeftModel` minus those with its adapter off, shape (rows,): the answers must be its own draws.
-
-    Of a model without an adapter it is 0: it is its own reference.
-    """
-    if not hasattr(model, "peft_config"):
-        return torch.zeros(len(answers), dtype=torch.float64)
+    """`log_probs` of a `PeftModel` minus those with its adapter off, shape (rows,): the answers must be its own draws."""
     policy = log_probs(model, tokenizer, prompts, answers, dtype)
     with model.disable_adapter():
         return policy - log_probs(model, tokenizer, prompts, answers, dtype)
@@ -69,14 +64,17 @@ def measure(
         texts, ended = [answer.text for answer in greedy], [answer.ended for answer in greedy]
         proxy = reward_model.score_answers(reward, tokenizer, [prompt for prompt, _ in asked], texts, ended)
     few = asked[:: max(1, len(asked) // drawn)][:drawn]
-    draws = [given[0].tokens for given in preference_task.sample(model, tokenizer, few, 1, 1.0, seed=seed, **options)]
-    prompts = [preference_task.render(prompt, tokenizer) for prompt, _ in few]
+    kl = [0.0] * len(few)  # of the reference from itself
+    if hasattr(model, "peft_config"):
+        draws = preference_task.sample(model, tokenizer, few, 1, 1.0, seed=seed, **options)
+        prompts = [preference_task.render(prompt, tokenizer) for prompt, _ in few]
+        kl = divergence(model, tokenizer, prompts, [given[0].tokens for given in draws]).tolist()
     return PolicyScores(
         [answer.score for answer in greedy],
         proxy,
         [len(answer.tokens) for answer in greedy],
         [float(answer.ended) for answer in greedy],
-        divergence(model, tokenizer, prompts, draws).tolist(),
+        kl,
         [answer.text for answer in greedy],
     )
 
