@@ -40,15 +40,18 @@ class Printer:
 
     def progress(self, task: Task) -> Callable[[dict | None, float], None]:
         """A function that prints how far a notebook is."""
-        shown, total = 0, len(notebook_file.code_cells(notebook_file.read_notebook(task.path)))
+        shown, since, total = 0, 0.0, len(notebook_file.code_cells(notebook_file.read_notebook(task.path)))
 
         def show(notebook: dict | None, seconds: float) -> None:
-            nonlocal shown
-            count = len(runner.started_cells(notebook))
+            nonlocal shown, since
+            begun = [cell.get("id") for _, cell in runner.started_cells(notebook)]
+            count = len(begun)
             if count == 0 or (count == shown and not self.fresh):
                 return
-            shown = count
-            eta = "no reference" if task.seconds is None else f"ETA {duration(max(0.0, task.seconds - seconds))}"
+            if count > shown:
+                shown, since = count, seconds
+            left = task.left(begun, seconds, seconds - since)
+            eta = "no reference" if left is None else f"ETA {duration(left)}"
             self.line(f"{task.name}  cell {count} of {total}  {duration(seconds)}  {eta}", keep=False)
 
         return show

@@ -5,7 +5,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nbhelpers.core.parameters import Parameter, check_parameters
 from nbhelpers.core.progress import duration
 from nbhelpers.core.redaction import SECRET, SECRET_NAME
 from nbhelpers.notebook import launch, notebook_file
-from nbhelpers.notebook.reference import reference_peak, reference_seconds
+from nbhelpers.notebook.reference import reference_cells, reference_peak, reference_seconds
 
 _GIVEN = {name: Parameter(name, "str", "") for name in ("profile", "run_id", "output_dir")}
 
@@ -28,7 +28,8 @@ class Task:
     """One notebook with one set of parameters.
 
     `point` is the name of its point of a sweep, empty without one; `after` are the notebooks of the same point that go
-    before it; `seconds` and `memory_bytes` are what its reference took, None where there is none of this profile.
+    before it; `seconds` and `memory_bytes` are what its reference took, None where there is none of this profile, and
+    `cells` has the seconds of each of its cells by id.
     """
 
     notebook: str
@@ -40,6 +41,7 @@ class Task:
     after: tuple[str, ...] = ()
     seconds: float | None = None
     memory_bytes: int | None = None
+    cells: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -50,6 +52,23 @@ class Task:
     def before(self) -> set[str]:
         """The names of the tasks that go before it."""
         return {notebook_file.name_at(self.point, notebook) for notebook in self.after}
+
+    def left(self, begun: list[str], seconds: float, in_cell: float) -> float | None:
+        """Seconds still to go at the pace of the cells so far; None without a reference.
+
+        The pace is how much longer than in the reference the cells have taken that are done. It is taken for 1 until
+        they make a tenth of the reference.
+
+        Args:
+            begun: ids of the cells that were begun; the last of them is at work.
+            seconds: since the notebook was started; `in_cell` since its last cell was.
+        """
+        if self.seconds is None or not self.cells:
+            return None if self.seconds is None else max(0.0, self.seconds - seconds)
+        *done, now = (self.cells.get(name, 0.0) for name in begun)
+        whole = max(self.seconds, math.fsum(self.cells.values()))
+        pace = (seconds - in_cell) / sum(done) if sum(done) > whole / 10 else 1.0
+        return pace * (whole - sum(done) - now) + max(0.0, pace * now - in_cell)
 
     def facts(self) -> dict[str, Any]:
         """What its result depends on, as it is now: `launch.facts`."""
@@ -213,7 +232,8 @@ def tasks(
             problems += _check(name, declared, both)
             placed = {key: x for key, x in (given | own).items() if key in declared}
             folder = base / point / name
-            took = [measured(name, sized_for, reference_folder) for measured in (reference_seconds, reference_peak)]
+            measured = (reference_seconds, reference_peak, reference_cells)
+            took = [of_reference(name, sized_for, reference_folder) for of_reference in measured]
             defaults = {key: parameter.default for key, parameter in declared.items()}
             after = tuple(other for other in notebook_file.goes_after(notebook) if other in paths)
             out.append(Task(name, paths[name], folder, placed | both, defaults, point, after, *took))

@@ -10,7 +10,7 @@ from nbhelpers.core import fingerprint, redaction, storage
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.core.storage import read_json
 from nbhelpers.notebook import notebook_file
-from nbhelpers.notebook.notebook_file import ADDED_BY_PAPERMILL
+from nbhelpers.notebook.notebook_file import ADDED_BY_PAPERMILL, code_cells
 
 REFERENCE_BYTES = 1_500_000  # that one executed notebook may have to be committed
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -21,6 +21,13 @@ def reference_seconds(name: str, profile: str | None, reference_folder: Path) ->
     metrics, manifest = (read_json(reference_folder / name / f"{part}.json") or {} for part in ("metrics", "manifest"))
     same = profile is not None and manifest.get("resolved", {}).get("profile") == profile
     return metrics.get("measured", {}).get("notebook_seconds") if same else None
+
+
+def reference_cells(name: str, profile: str | None, reference_folder: Path) -> dict[str, float]:
+    """Id of each code cell -> the seconds that it took in the reference run; empty as `reference_seconds` is None."""
+    if reference_seconds(name, profile, reference_folder) is None:
+        return {}
+    return read_json(reference_folder / name / "seconds.json") or {}
 
 
 def reference_peak(name: str, profile: str | None, reference_folder: Path) -> int | None:
@@ -52,6 +59,12 @@ def _portable(value: Any) -> Any:
         return [_portable(x) for x in value if not local(x)]
     inside = isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(root)
     return Path(value).relative_to(root).as_posix() if inside else value
+
+
+def _cell_seconds(notebook: dict) -> dict[str, float]:
+    """Id of each code cell -> its seconds as papermill measured them."""
+    durations = {c["id"]: c["metadata"].get("papermill", {}).get("duration") for _, c in code_cells(notebook)}
+    return {name: round(seconds, 1) for name, seconds in durations.items() if seconds is not None}
 
 
 def _reduced(notebook: dict, name: str) -> str:
@@ -102,6 +115,7 @@ def make_reference(run_folder: str | Path, reference_folder: str | Path) -> list
             ready[target / "study.json"] = read_json(source / "artifacts" / "study.json")
             continue
         path = source / f"{name}.ipynb"
+        ready[target / "seconds.json"] = _cell_seconds(notebook_file.read_notebook(path))
         ready[target / path.name] = _reduced(notebook_file.read_notebook(path), name)
         ready |= {target / "metrics.json": metrics, target / "code.json": fingerprint.of_notebook(path)}
     for path, content in ready.items():

@@ -40,7 +40,7 @@ def log_probs(model, tokenizer, prompts: list[list[int]], answers: list[list[int
 
 
 def divergence(model, tokenizer, prompts: list[list[int]], answers: list[list[int]], dtype: str | None = None):
-    """`log_probs` of a `PeftModel` minus those with its adapter off, shape (rows,): the answers must be its own draws."""
+    """`log_probs` of a `PeftModel` less those of its reference, shape (rows,): the answers must be its own draws."""
     policy = log_probs(model, tokenizer, prompts, answers, dtype)
     with model.disable_adapter():
         return policy - log_probs(model, tokenizer, prompts, answers, dtype)

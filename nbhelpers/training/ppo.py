@@ -131,8 +131,8 @@ class PPO:
         mask = formulas.answer_mask(lengths).to(device)
         places = torch.tensor([[len(prompt) - 1] for prompt in prompts]) + torch.arange(max(lengths))
         places = places.clamp(max=longest - 1).to(device)  # the place before a token predicts it
-        causal = self.model.get_base_model()
-        with generation.autocast(device.type, self.dtype), fast_paths.in_place_lora(self.model):
+        causal, exact = self.model.get_base_model(), fast_paths.float32_attention(device.type, always=True)
+        with generation.autocast(device.type, self.dtype), fast_paths.in_place_lora(self.model), exact:
             hidden = causal.base_model(input_ids=ids, use_cache=False).last_hidden_state
             hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
             logits = causal.get_output_embeddings()(hidden[mask])

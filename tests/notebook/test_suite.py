@@ -231,6 +231,16 @@ def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
     assert stream.getvalue() == "01_a  cell 1 of 9  30 s  ETA 1 min 10 s\n"
 
 
+def test_the_eta_follows_the_pace_of_the_cells_that_are_done(tmp_path):
+    cells = {"import": 4.0, "ask": 20.0, "train": 60.0, "page": 10.0}
+    task = plan.Task("01_a", tmp_path, tmp_path, {}, {}, seconds=100.0, cells=cells)
+    assert task.left(["import"], 3.0, 1.0) == 99, "too early to tell: as the reference"
+    assert task.left(["import", "ask", "train"], 48.0, 0.0) == pytest.approx(2 * 76)
+    assert task.left(["import", "ask", "train"], 58.0, 10.0) == pytest.approx(2 * 76 - 10)
+    assert task.left(["import", "ask", "train"], 348.0, 300.0) == pytest.approx(2 * 16), "late: what comes after it"
+    assert task.left(["import", "own"], 14.0, 10.0) == 96, "a cell that the reference does not have"
+
+
 def test_wrong_input_starts_nothing(tmp_path, capsys, monkeypatch):
     path = write(tmp_path, "01_a", "1")
     other = tmp_path / "other"
@@ -318,7 +328,8 @@ def test_the_reference_names_no_machine(executed, tmp_path):
     target = tmp_path / "reference"
     assert reference.make_reference(folder, target) == ["01_a"]
     files = {path.name for path in (target / "01_a").iterdir()}
-    assert files == {"metrics.json", "manifest.json", "01_a.ipynb", "code.json"}
+    assert files == {"metrics.json", "manifest.json", "01_a.ipynb", "code.json", "seconds.json"}
+    assert json.loads((target / "01_a" / "seconds.json").read_text()) == {"code": 1.0}
     manifest = json.loads((target / "01_a" / "manifest.json").read_text())
     assert manifest == {"commit": "abc", "resolved": {"files": ["a"], "profile": "cpu"}}
     assert json.loads((target / "01_a" / "metrics.json").read_text())["artifacts"] == {"model": "outputs/m"}
