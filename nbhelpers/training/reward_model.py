@@ -165,9 +165,18 @@ def trainer(run, model, tokenizer, rows, rank: int, name: str = "reward_model", 
 
 @torch.no_grad()
 def score(model, rows: list[list[int]], batch_size: int = 32, dtype: str | None = None) -> list[float]:
-    """The score of each row of tokens (`encode`), in order; read at its last token."""
+    """The score of each row of tokens (`encode`), in order; read at its last token.
+
+    Raises:
+        AuditError: the model pads with a token that ends a row, and would read the score before it.
+    """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     pad = model.config.get_text_config().pad_token_id
+    if unseen := sum(row[-1] == pad for row in rows):
+        raise AuditError(
+            f"{unseen} of {len(rows)} rows end with token {pad}, which the reward model takes for padding: it would "
+            "not see their ends. Set model.config.pad_token_id to `reward_model.padding_token`, as `attach` does."
+        )
     scores: dict[int, float] = {}
     was_training = model.training
     model.eval()
@@ -263,9 +272,8 @@ def attach(base: str | Path, adapter: Path, dtype: str, device: str = "cpu", tok
                 f"{adapter} holds an adapter without a score head: its rewards would be random numbers. Train it with "
                 "modules_to_save=['score'], as `reward_model.lora_config` does, and save it again."
             )
-    model = PeftModel.from_pretrained(load(base, dtype, device), adapter)
+    model, own = PeftModel.from_pretrained(load(base, dtype, device), adapter), loading.load_tokenizer(str(base))
     if tokenizer is not None:
-        same_tokenizer(tokenizer, loading.load_tokenizer(str(base)))
-        number = tokenizer.convert_tokens_to_ids(padding_token(tokenizer, model))
-        model.config.get_text_config().pad_token_id = number
+        same_tokenizer(tokenizer, own)
+    model.config.get_text_config().pad_token_id = own.convert_tokens_to_ids(padding_token(own, model))
     return model

@@ -53,10 +53,11 @@ def test_the_loss_of_trl_is_that_of_bradley_and_terry_on_our_scores(trained):
     assert -torch.nn.functional.logsigmoid(margins).mean().item() == pytest.approx(loss, abs=1e-4)
 
 
-def test_saved_and_loaded_in_a_new_place_it_gives_the_same_scores(trained, smoke, tmp_path):
+@pytest.mark.parametrize("checked", [True, False])
+def test_saved_and_loaded_in_a_new_place_it_gives_the_same_scores(trained, smoke, tmp_path, checked):
     trainer, rows, _ = trained
     trainer.model.save_pretrained(tmp_path)
-    again = reward_model.attach(loading.fetch("smoke"), tmp_path, "float32", tokenizer=smoke[1])
+    again = reward_model.attach(loading.fetch("smoke"), tmp_path, "float32", tokenizer=smoke[1] if checked else None)
     expected = reward_model.score(trainer.model, rows["chosen_ids"][:6])
     assert reward_model.score(again, rows["chosen_ids"][:6]) == pytest.approx(expected, abs=1e-4)
     assert len(set(expected)) > 1
@@ -80,6 +81,15 @@ def test_the_end_of_an_answer_is_seen_where_the_end_pads_too(trained, tokenizer)
     assert finished == [*cut, tokenizer.eos_token_id]
     scores = reward_model.score(trained[0].model, [finished, cut, finished[:-2]])
     assert len({round(score, 5) for score in scores}) == 3
+
+
+def test_a_reward_model_that_would_not_see_an_end_is_refused(trained, tokenizer, monkeypatch):
+    model = trained[0].model
+    monkeypatch.setattr(model.config.get_text_config(), "pad_token_id", tokenizer.eos_token_id)
+    with pytest.raises(
+        AuditError, match=f"1 of 2 rows end with token {tokenizer.eos_token_id}, which the reward model"
+    ):
+        reward_model.score(model, [[5, 6, tokenizer.eos_token_id], [5, 6]])
 
 
 def test_a_score_does_not_depend_on_its_batch(trained):
