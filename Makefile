@@ -20,7 +20,8 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-QUIETLY := -q --disable-pip-version-check --no-compile  # Python compiles what it imports: a third of the set-up saved
+# Python compiles what it imports, which saves a third of the set-up; where it may not write, pip does.
+QUIETLY := -q --disable-pip-version-check $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
 ifneq ($(WHEELHOUSE),)
 export PIP_NO_INDEX := 1

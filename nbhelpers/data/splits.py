@@ -23,7 +23,8 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
             one value of `column` on one side, whole values drawn where they fit into `test_share` of the rows, the
             smallest one where none does; `temporal`: the rows with the latest values of `column` (numbers, or dates as
             ISO 8601 writes them), ties all on the test side. Conversations that ask the same are never parted by the
-            first two, nor those of which one answer gives another away, such as code that differs in its indentation.
+            first two, nor, where they fit into the share, those whose answers have 13 words in a row in common, such as
+            code that differs in its indentation.
         test_share: share of the rows to hold out, above 0 and below 1.
         held_out: `group` only: these values, instead of drawing.
 
@@ -62,19 +63,22 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
         first = sorted(values)[-max(1, wanted)] if values else None
         held = {i for i, value in enumerate(values) if value >= first}
     else:
-        asked = _bound(rows["messages"][:], wanted) if "messages" in rows.column_names else ids
-        members: dict[Any, dict[str, list[int]]] = {}
-        value_of: dict[str, Any] = {}  # a question with several values counts as one of them, lest it be parted
+        groups = list(range(len(rows)))
+        if "messages" in rows.column_names:
+            sizes = Counter(values)
+            groups = _bound(rows["messages"][:], [round(test_share * sizes[value]) for value in values])
+        members: dict[Any, dict[int, list[int]]] = {}
+        value_of: dict[int, Any] = {}  # a group with several values counts as one of them, lest it be parted
         for i in sorted(range(len(rows)), key=lambda i: rank(ids[i])):
-            value = value_of.setdefault(asked[i], values[i])
-            members.setdefault(value, {}).setdefault(asked[i], []).append(i)
+            value = value_of.setdefault(groups[i], values[i])
+            members.setdefault(value, {}).setdefault(groups[i], []).append(i)
         held = set()
         for of_value in members.values():
             share = round(test_share * sum(map(len, of_value.values()))) or (how == "random")
-            for question in sorted(of_value, key=lambda q: min(rank(ids[i]) for i in of_value[q])):
-                if len(of_value[question]) <= share:
-                    held.update(of_value[question])
-                    share -= len(of_value[question])
+            for group in sorted(of_value.values(), key=lambda group: rank(min(ids[i] for i in group))):
+                if len(group) <= share:
+                    held.update(group)
+                    share -= len(group)
     if not 0 < len(held) < len(rows):
         raise DataError(
             f"{len(held)} of {len(rows)} rows would be held out; choose another share, column or more rows."
@@ -83,39 +87,38 @@ def split(rows, how: str = "random", column: str | None = None, test_share: floa
     return rows.select(train), rows.select(sorted(held))
 
 
-def _bound(chats: list[list[dict]], most: int) -> list:
-    """For each conversation the key of those that stay together: they ask the same, or one answer gives others away.
+def _bound(chats: list[list[dict]], limits: list[int]) -> list[int]:
+    """For each conversation the number of the group that stays together: those that ask the same, or that give away.
 
-    An answer gives others away as `contamination.decontaminate` sees it: by `RUN` words in a row that hardly another
-    answer holds, here twice `COMMON`, since they may fall on both sides. Where more than `most` conversations hang
-    together so, those that ask the same still do.
+    One answer gives another away as `contamination.decontaminate` sees it: by `RUN` words in a row that hardly another
+    answer holds, here twice `COMMON`, since they may fall on both sides. Where such a group has more rows than the
+    least of their `limits`, those that ask the same still stay together.
     """
     import numpy as np
 
-    asked = [schemas.fold(turns) for turns in chats]
-    leader = list(range(len(chats)))
+    first: dict[str, int] = {}
+    asked = [first.setdefault(schemas.fold(turns), i) for i, turns in enumerate(chats)]
+    leader = asked.copy()
 
     def lead(i: int) -> int:
         while leader[i] != i:
             leader[i] = i = leader[leader[i]]
         return i
 
-    first: dict[str, int] = {}
-    for i, key in enumerate(asked):
-        leader[i] = first.setdefault(key, i)
-    found = [set(contamination.runs(conversations.answer(turns))) for turns in chats]
-    runs = np.fromiter(itertools.chain.from_iterable(found), np.int64)
-    order = np.argsort(runs)
-    holders = np.repeat(np.arange(len(chats)), [len(of_answer) for of_answer in found])[order]
-    _, starts, counts = np.unique(runs[order], return_index=True, return_counts=True)
-    rare = (counts > 1) & (counts <= 2 * contamination.COMMON)
-    for start, count in zip(starts[rare].tolist(), counts[rare].tolist(), strict=True):
-        one, *others = holders[start : start + count].tolist()
-        for other in others:
-            leader[lead(other)] = lead(one)
+    found = [np.unique(np.array(contamination.runs(conversations.answer(turns)), np.int64)) for turns in chats]
+    runs = np.concatenate([np.zeros(0, np.int64), *found])
+    holders = np.repeat(np.arange(len(chats)), [len(of_answer) for of_answer in found])
+    order = np.argsort(runs, kind="stable")
+    runs, holders = runs[order], holders[order]
+    counts = np.unique(runs, return_counts=True)[1]
+    linked = (runs[1:] == runs[:-1]) & np.repeat(counts <= 2 * contamination.COMMON, counts)[1:]
+    for one, other in np.unique(np.stack([holders[:-1][linked], holders[1:][linked]]), axis=1).T.tolist():
+        leader[lead(other)] = lead(one)
     leaders = [lead(i) for i in range(len(chats))]
-    sizes = Counter(leaders)
-    return [i if sizes[i] <= most else key for i, key in zip(leaders, asked, strict=True)]
+    sizes, least = Counter(leaders), dict.fromkeys(leaders, len(chats))
+    for group, limit in zip(leaders, limits, strict=True):
+        least[group] = min(least[group], limit)
+    return [group if sizes[group] <= least[group] else own for group, own in zip(leaders, asked, strict=True)]
 
 
 def _in_time(values: list, column: str) -> list:

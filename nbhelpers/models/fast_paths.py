@@ -9,6 +9,7 @@ from peft.tuners.lora.layer import LoraVariant
 from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from nbhelpers.core.errors import ModelError, ParameterError
 from nbhelpers.models.encoding import IGNORE
 
 
@@ -188,6 +189,10 @@ def labelled_logits(model, head, batch: dict):
 class Sampling(LogitsProcessor):
     """Draws the next token of each row and leaves no other, so that `do_sample=False` takes it.
 
+    Raises:
+        ParameterError: a temperature that is not above 0, a `top_p` outside of 0 to 1.
+        ModelError: when called, the scores are not numbers.
+
     The distribution is that of `do_sample=True`: the softmax of the scores over `temperature`, cut to the most likely
     tokens that hold `top_p` of it (nucleus sampling, Holtzman et al. 2020). What differs is the work. torch draws an
     exponential for each entry of the vocabulary, transformers sorts it; together that took half of the time of a token.
@@ -196,6 +201,11 @@ class Sampling(LogitsProcessor):
     """
 
     def __init__(self, temperature: float = 1.0, top_p: float = 1.0, most: int = 512):
+        if not (temperature > 0 and 0 < top_p <= 1):
+            raise ParameterError(
+                f"temperature={temperature}, top_p={top_p}: tokens are drawn at a temperature above 0, from the most "
+                "likely ones that hold a share above 0 and up to 1. Temperature 0 of `generate` is greedy."
+            )
         self.temperature, self.top_p, self.most = temperature, top_p, most
 
     def nucleus(self, scores):
@@ -215,6 +225,11 @@ class Sampling(LogitsProcessor):
         else:
             values, tokens = (scores.float() / self.temperature).softmax(-1), None
         below = values.cumsum(-1)
+        if not below[:, -1].isfinite().all():
+            raise ModelError(
+                "The model gives no probabilities (its logits are not numbers): its weights are damaged, or the "
+                "precision is too low for it. Load it in float32, or train it with a lower learning rate."
+            )
         drawn = below[:, -1:] * (1 - torch.rand(len(below), 1, device=below.device))  # above 0, as what it falls on
         places = torch.searchsorted(below, drawn)
         token = places if tokens is None else tokens.gather(-1, places)

@@ -40,17 +40,19 @@ class Printer:
 
     def progress(self, task: Task) -> Callable[[dict | None, float], None]:
         """A function that prints how far a notebook is."""
-        shown, since, total = 0, 0.0, len(notebook_file.code_cells(notebook_file.read_notebook(task.path)))
+        shown, since, first, total = 0, 0.0, 0.0, len(notebook_file.code_cells(notebook_file.read_notebook(task.path)))
 
         def show(notebook: dict | None, seconds: float) -> None:
-            nonlocal shown, since
+            nonlocal shown, since, first
             begun = [cell.get("id") for _, cell in runner.started_cells(notebook)]
             count = len(begun)
             if count == 0 or (count == shown and not self.fresh):
                 return
-            if count > shown:
+            if count < shown or shown == 0:  # the first cell, of another attempt too
+                first = seconds
+            if count != shown:
                 shown, since = count, seconds
-            left = task.left(begun, seconds, seconds - since)
+            left = task.left(begun, seconds - first, seconds - since)
             eta = "no reference" if left is None else f"ETA {duration(left)}"
             self.line(f"{task.name}  cell {count} of {total}  {duration(seconds)}  {eta}", keep=False)
 

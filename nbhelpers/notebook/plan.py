@@ -61,14 +61,15 @@ class Task:
 
         Args:
             begun: ids of the cells that were begun; the last of them is at work.
-            seconds: since the notebook was started; `in_cell` since its last cell was.
+            seconds: since its first cell was begun; `in_cell` since the last one was.
         """
-        if self.seconds is None or not self.cells:
+        if self.seconds is None or self.cells.keys().isdisjoint(begun):
             return None if self.seconds is None else max(0.0, self.seconds - seconds)
         *done, now = (self.cells.get(name, 0.0) for name in begun)
         whole = max(self.seconds, math.fsum(self.cells.values()))
         pace = (seconds - in_cell) / sum(done) if sum(done) > whole / 10 else 1.0
-        return pace * (whole - sum(done) - now) + max(0.0, pace * now - in_cell)
+        to_come = pace * (whole - sum(done) - now)
+        return max(to_come if begun[-1] in self.cells else 0.0, to_come + pace * now - in_cell)
 
     def facts(self) -> dict[str, Any]:
         """What its result depends on, as it is now: `launch.facts`."""

@@ -68,7 +68,7 @@ def _cell_seconds(notebook: dict) -> dict[str, float]:
 
 
 def _reduced(notebook: dict, name: str) -> str:
-    """An executed notebook as text to commit: no widgets, no timings, no paths; refused where a path is left."""
+    """An executed notebook as text to commit: no widgets, no times, no paths; refused where a path is left."""
     cells = [cell for cell in notebook["cells"] if not notebook_file.tags_of(cell) & ADDED_BY_PAPERMILL]
     machine, problems = _machine_paths(), []
     for i, cell in enumerate(cells):

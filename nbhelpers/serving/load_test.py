@@ -148,7 +148,7 @@ async def _request(client, model: str, messages: list[dict], max_tokens: int, to
 def table(loads: list[Load], dollars_per_hour: float | None = None):
     """A `pandas.DataFrame`, a row for each concurrency: the 50th, 95th and 99th percentile of what a client waits for.
 
-    A percentile that too few requests could show is blank, and left out where no concurrency has enough of them.
+    A percentile that too few values could show is blank, and left out where no concurrency has enough of them.
 
     Args:
         dollars_per_hour: of the machine, for the price of a million tokens of answers; None: left out.

@@ -175,7 +175,7 @@ def score(model, rows: list[list[int]], batch_size: int = 32, dtype: str | None 
     if unseen := sum(row[-1] == pad for row in rows):
         raise AuditError(
             f"{unseen} of {len(rows)} rows end with token {pad}, which the reward model takes for padding: it would "
-            "not see their ends. Set model.config.pad_token_id to `reward_model.padding_token`, as `attach` does."
+            "not see their ends. Set model.config.pad_token_id to the id of reward_model.padding_token(tokenizer)."
         )
     scores: dict[int, float] = {}
     was_training = model.training
@@ -260,10 +260,10 @@ def attach(base: str | Path, adapter: Path, dtype: str, device: str = "cpu", tok
     """A reward model loaded back: `trainer(...).model.save_pretrained` wrote the adapter.
 
     Args:
-        tokenizer: of the policy whose answers it will score.
+        tokenizer: of the policy whose answers it will score; None: that in the folder of `base`.
 
     Raises:
-        AuditError: as `same_tokenizer`.
+        AuditError: as `same_tokenizer` and `padding_token`.
         ModelError: the adapter holds no head, so that every score would be a random number.
     """
     with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as weights:
@@ -272,8 +272,11 @@ def attach(base: str | Path, adapter: Path, dtype: str, device: str = "cpu", tok
                 f"{adapter} holds an adapter without a score head: its rewards would be random numbers. Train it with "
                 "modules_to_save=['score'], as `reward_model.lora_config` does, and save it again."
             )
-    model, own = PeftModel.from_pretrained(load(base, dtype, device), adapter), loading.load_tokenizer(str(base))
-    if tokenizer is not None:
-        same_tokenizer(tokenizer, own)
-    model.config.get_text_config().pad_token_id = own.convert_tokens_to_ids(padding_token(own, model))
+    model = PeftModel.from_pretrained(load(base, dtype, device), adapter)
+    if tokenizer is None:
+        tokenizer = loading.load_tokenizer(str(base))
+    else:
+        same_tokenizer(tokenizer, loading.load_tokenizer(str(base)))
+    number = tokenizer.convert_tokens_to_ids(padding_token(tokenizer, model))
+    model.config.get_text_config().pad_token_id = number
     return model

@@ -192,6 +192,23 @@ def test_answers_of_which_one_gives_the_other_away_stay_on_one_side_in_any_order
     assert set(test["id"]) == set(splits.split(shuffled(data), seed=seed)[1]["id"])
 
 
+def test_a_large_group_is_held_out_no_more_often_than_a_single_row():
+    data = answers(*(passage(i) for i in range(194)), *(f"{passage(1000)}\n{i}" for i in range(6)))
+    held = [sum(int(name.removeprefix("row-")) >= 194 for name in splits.split(data, seed=seed)[1]["id"])
+            for seed in range(60)]  # fmt: skip
+    assert set(held) == {0, 6}
+    assert held.count(6) <= 15, "of 60 seeds about six hold it out: a tenth, as of every row"
+
+
+def test_a_stratified_split_holds_out_its_share_where_rows_have_twins():
+    kinds = of_sizes(a=60, b=8)
+    data = answers(*(passage(i // 2) for i in range(68))).add_column("kind", kinds)
+    _, test = splits.split(data, "stratified", "kind", test_share=0.25)
+    assert Counter(test["kind"]) == {"a": 14, "b": 2}
+    _, test = splits.split(data, "stratified", "kind", test_share=0.1)
+    assert Counter(test["kind"])["b"] == 1, "twins are parted where they do not fit into the share of their value"
+
+
 def test_answers_that_all_hang_together_or_share_a_template_are_parted():
     chain = answers(*(f"{passage(i)}\n{passage(i + 1)}" for i in range(50)))
     assert len(splits.split(chain)[1]) == 5

@@ -9,6 +9,7 @@ from closeness import assert_same
 from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from nbhelpers.core.errors import ModelError, ParameterError
 from nbhelpers.models import encoding, fast_paths
 
 
@@ -265,6 +266,16 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(temperature, top_p)
     assert (shares[wanted == 0] == 0).all()
     errors = (wanted * (1 - wanted) / draws).sqrt()
     assert ((shares - wanted).abs() <= 5 * errors).all(), (shares, wanted)
+
+
+def test_scores_that_are_no_numbers_and_settings_that_mean_nothing_are_refused():
+    for row in ([float("nan"), 0.0], [-torch.inf, -torch.inf]):
+        for top_p in (0.9, 1.0):
+            with pytest.raises(ModelError, match="gives no probabilities"):
+                fast_paths.Sampling(1.0, top_p)(None, torch.tensor([[0.0, 1.0], row]))
+    for temperature, top_p in ((-0.7, 1.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.5), (float("nan"), 1.0)):
+        with pytest.raises(ParameterError, match=f"temperature={temperature}, top_p={top_p}"):
+            fast_paths.Sampling(temperature, top_p)
 
 
 def test_a_token_without_probability_is_never_drawn_at_either_end(monkeypatch):

@@ -228,7 +228,13 @@ def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
     show(None, 1.0)
     show(new_notebook(cells=cells), 30.0)
     show(new_notebook(cells=cells), 31.0)
-    assert stream.getvalue() == "01_a  cell 1 of 9  30 s  ETA 1 min 10 s\n"
+    assert stream.getvalue() == "01_a  cell 1 of 9  30 s  ETA 1 min 40 s\n"
+    show(new_notebook(cells=cells * 3), 40.0)
+    show(new_notebook(cells=cells), 5.0)  # a second attempt
+    show(new_notebook(cells=cells), 5.3)
+    assert stream.getvalue().splitlines()[1:] == [
+        "01_a  cell 3 of 9  40 s  ETA 1 min 30 s", "01_a  cell 1 of 9  5.0 s  ETA 1 min 40 s"
+    ]  # fmt: skip
 
 
 def test_the_eta_follows_the_pace_of_the_cells_that_are_done(tmp_path):
@@ -238,7 +244,9 @@ def test_the_eta_follows_the_pace_of_the_cells_that_are_done(tmp_path):
     assert task.left(["import", "ask", "train"], 48.0, 0.0) == pytest.approx(2 * 76)
     assert task.left(["import", "ask", "train"], 58.0, 10.0) == pytest.approx(2 * 76 - 10)
     assert task.left(["import", "ask", "train"], 348.0, 300.0) == pytest.approx(2 * 16), "late: what comes after it"
-    assert task.left(["import", "own"], 14.0, 10.0) == 96, "a cell that the reference does not have"
+    assert task.left(["import", "own"], 14.0, 10.0) == 86, "a cell that the reference does not have"
+    assert task.left(["import", "own"], 214.0, 210.0) == 0
+    assert task.left(["other", "own"], 14.0, 10.0) == 86, "none that it has"
 
 
 def test_wrong_input_starts_nothing(tmp_path, capsys, monkeypatch):
