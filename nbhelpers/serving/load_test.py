@@ -96,9 +96,14 @@ def run(
 
 
 async def _run(url, model, prompts, concurrency, max_tokens, tokenizer, key, seconds, extra) -> Load:
-    from openai import AsyncOpenAI
+    import httpx
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, timeout=seconds, max_retries=0) as client:
+    # A connection for each request, as clients of their own have: one that a server closes just as it is used again
+    # would count as a failure of the server.
+    http = DefaultAsyncHttpxClient(limits=httpx.Limits(max_keepalive_connections=0))
+    options = {"timeout": seconds, "max_retries": 0, "http_client": http}
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, **options) as client:
         gate = asyncio.Semaphore(concurrency)
 
         async def one(messages) -> Request:
