@@ -34,7 +34,7 @@ run: $(READY)
 	$(BIN)/python -m nbhelpers run $(filter-out all,$(NOTEBOOKS)) --profile $(PROFILE) --run-id $(RUN_ID) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

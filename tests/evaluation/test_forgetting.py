@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from nbhelpers.data import pydocs
+from nbhelpers.data import sources
 from nbhelpers.evaluation import forgetting
 from nbhelpers.evaluation.forgetting import Probe
 from nbhelpers.models import encoding
@@ -75,9 +75,11 @@ def test_the_sums_are_right():
 
 
 def test_the_training_data_do_not_teach_them():
-    corpus = " ".join(entry["text"] for entry in pydocs.corpus())
-    assert not [probe.reply for probe in PROBES if probe.kind != "arithmetic" and probe.reply in corpus]
-    assert not [text for text in forgetting._content()["prose"] if text[:40] in corpus]
+    rows = sources.load("pydocs").train
+    taught = " ".join(turn["content"] for messages in rows["messages"] for turn in messages)
+    assert len(taught) > 1_000_000
+    assert not [probe.reply for probe in PROBES if probe.kind != "arithmetic" and probe.reply in taught]
+    assert not [text for text in forgetting._content()["prose"] if text[:40] in taught]
 
 
 def test_a_choice_is_the_reply_with_the_highest_probability(model, tokenizer, monkeypatch):

@@ -4,9 +4,12 @@ import csv
 import subprocess
 import sys
 
+import pytest
+
 from nbhelpers.core.storage import repository_root
 
 
+@pytest.mark.slow
 def test_it_measures_beside_the_prediction_and_writes_a_table(tmp_path):
     script = repository_root() / "benchmarks" / "gpu_memory.py"
     command = [sys.executable, str(script), "--models", "tiny", "--rows", "2", "--minutes", "30", "--out", "m.csv"]
