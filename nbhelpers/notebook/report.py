@@ -13,7 +13,7 @@ from nbhelpers.core.errors import NotebookError
 from nbhelpers.notebook import notebook_file, notebook_page
 from nbhelpers.notebook.page import page
 from nbhelpers.notebook.run_folder import NotebookRun, notebooks_of, write_results
-from nbhelpers.notebook.verdicts import verdict
+from nbhelpers.notebook.verdicts import is_difference, verdict
 
 CURRENCIES = {"dollars", "usd", "$"}
 COST = "Cost: the time at the price of the profile's machine, in data/gpu_prices.csv."
@@ -69,19 +69,22 @@ def _results(metrics: dict[str, Any]) -> str:
     rows = []
     for name, entry in metrics.items():
         unit = entry.get("unit") or ""
-        value, low, high, baseline = (quantity(entry.get(k), unit, name) for k in ("value", "low", "high", "baseline"))
-        interval = "" if entry.get("low") is None or entry.get("high") is None else f"  [{low}, {high}]"
         arrow = "↑" if entry.get("higher_is_better", True) else "↓"
-        rows.append([f"{name} {arrow}", value + interval, baseline, quantity(entry.get("n")), unit or "–"])
-    heads = ["metric, ↑ or ↓ is better", "value  [95 % interval]", "baseline", "n", "unit"]
+        baseline = quantity(entry.get("baseline"), unit, name)
+        rows.append([f"{name} {arrow}", _value(name, entry, 4), baseline, quantity(entry.get("n")), unit or "–"])
+    heads = ["metric, ↑ or ↓ is better", "value [95 % interval]", "baseline", "n", "unit"]
     title = f"<summary>All {len(rows)} results</summary>"
     return f"<details>{title}{_table(heads, rows, sortable=True)}</details>" if rows else ""
 
 
-def _value(name: str, entry: dict[str, Any]) -> str:
-    """A value with its interval, where it has one."""
-    value, low, high = (quantity(entry.get(key), entry.get("unit") or "", name, 3) for key in ("value", "low", "high"))
-    return value if entry.get("low") is None or entry.get("high") is None else f"{value} [{low}, {high}]"
+def _value(name: str, entry: dict[str, Any], digits: int = 3) -> str:
+    """A value with its interval, where it has one. A difference has a sign: it is no score."""
+    found = [entry.get(key) for key in ("value", "low", "high")]
+    signed = is_difference(name, entry)
+    signs = ["+" if signed and isinstance(number, int | float) and number > 0 else "" for number in found]
+    texts = [quantity(number, entry.get("unit") or "", name, digits) for number in found]
+    value, low, high = map("".join, zip(signs, texts, strict=True))
+    return value if None in found[1:] else f"{value} [{low}, {high}]"
 
 
 def _overview(runs: list[NotebookRun]) -> str:

@@ -119,13 +119,15 @@ def compare(first: Path, second: Path) -> list[str]:
     return lines
 
 
-def verdict(name: str, entry: dict[str, Any]) -> str:
-    """`better`, `worse` or `no difference` of a metric against its baseline, by its interval; empty without one.
+def is_difference(name: str, entry: dict[str, Any]) -> bool:
+    """Whether a metric is a change by itself (`A over B`, `..._rise`, `..._gain`), to be compared with 0."""
+    return entry.get("baseline") is None and (" over " in name or name.endswith(("_rise", "_gain")))
 
-    A difference (`A over B`, `..._rise`, `..._gain`) is compared with 0.
-    """
+
+def verdict(name: str, entry: dict[str, Any]) -> str:
+    """`better`, `worse` or `no difference` of a metric against its baseline, by its interval; empty without one."""
     low, high, against = (entry.get(key) for key in ("low", "high", "baseline"))
-    if against is None and (" over " in name or name.endswith(("_rise", "_gain"))):
+    if is_difference(name, entry):
         against = 0.0
     if None in (low, high, against):
         return ""

@@ -125,7 +125,7 @@ def cells_of(page: str, head: str) -> dict[str, list[str]]:
 def test_numbers(folder):
     html = report.write_index(folder).read_text()
     results = cells_of(html, "All 3 results")
-    assert results["rouge_l ↑"] == ["0.25  [0.2, 0.3]", "0.125", "40", "–"]
+    assert results["rouge_l ↑"] == ["0.25 [0.2, 0.3]", "0.125", "40", "–"]
     assert results["disk ↓"] == ["3.0 MiB", "–", "–", "bytes"]
     predictions = cells_of(html, "Predicted and measured")
     assert predictions["peak_memory_bytes"] == ["3.00 GiB", "2.00 GiB", "+50.0 %"]
@@ -215,6 +215,17 @@ def test_the_claim_stands_with_the_metric_that_bears_it_out(folder):
 )
 def test_the_verdict_is_the_interval_against_the_baseline(name, entry, expected):
     assert verdicts.verdict(name, entry) == expected
+
+
+def test_a_difference_has_a_sign_and_a_score_has_none(tmp_path):
+    gain = {"value": 0.12, "low": -0.01, "high": 0.25, "n": 9}
+    metrics = {"DPO over SFT": gain, "DPO.proxy_gain": gain | {"low": None}, "rouge_l": gain}
+    storage.write_json(tmp_path / "01_a" / "metrics.json", {"status": "completed", "metrics": metrics})
+    storage.write_json(tmp_path / "suite.json", [entry("01_a")])
+    page = report.write_index(tmp_path).read_text()
+    assert "+0.12 [-0.01, +0.25]" in page
+    assert ">+0.12<" in page
+    assert ">0.12 [-0.01, 0.25]<" in page
 
 
 def test_the_table_of_results_has_a_line_for_each_metric(folder):
