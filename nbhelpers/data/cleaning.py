@@ -225,8 +225,7 @@ def normalise(rows, strip_markup: bool | None = None) -> Cleaned:
     """Every text through `normalisation.normalise_text`.
 
     Args:
-        strip_markup: None strips the markup of plain texts, where it is a leftover, and leaves it in conversations,
-            where it may be the answer. A turn of code stays as it is.
+        strip_markup: None: in plain texts alone. In conversations it may be the answer. A turn of code stays as it is.
     """
     is_chat = "messages" in rows.column_names
     strip = not is_chat if strip_markup is None else strip_markup
@@ -242,30 +241,32 @@ def normalise(rows, strip_markup: bool | None = None) -> Cleaned:
 def keep_language(rows, language: str = "en", **limits) -> Cleaned:
     """Drop rows with a `quality.language_problem`; `limits` are its arguments.
 
-    A conversation stays where one of its turns is surely in the language: it may be about another one.
+    A conversation stays where one of its turns is surely in the language; what it asks decides beside code.
     """
     found = progress.each(texts(rows), "language")
     verdicts = [quality.language_problem(text, language, **limits) for text in found]
     if "messages" in rows.column_names:
         for i in [i for i, verdict in enumerate(verdicts) if verdict]:
-            few = {"min_letters": 20, "min_probability": 0.6} | limits
-            if any(quality.is_surely_in(turn["content"], language, **few) for turn in rows[i]["messages"]):
+            turns, few = rows[i]["messages"], {"min_letters": 20, "min_probability": 0.6} | limits
+            if any(quality.is_surely_in(turn["content"], language, **few) for turn in turns):
                 verdicts[i] = None
+            elif conversations.is_code(turns[-1]["content"]):
+                verdicts[i] = quality.language_problem(conversations.question(turns), language, **limits)
     return filtered("language", rows, verdicts)
 
 
 def filter_quality(rows, **limits) -> Cleaned:
     """Drop rows with a `quality.quality_problem`; `limits` are its arguments.
 
-    A conversation may be short, of signs or of encoded data: that can be what is asked for. Code repeats itself and
-    begins with a notice: where the answer is code, neither is a fault.
+    A conversation may be short, of signs or of encoded data: that can be what is asked for. Code repeats itself,
+    begins with a notice, and has names without vowels: where the answer is code, none of these is a fault.
     """
     found = progress.each(texts(rows), "quality")
     verdicts = [quality.quality_problem(text, **limits) for text in found]
     if "messages" in rows.column_names:
         for i in [i for i, verdict in enumerate(verdicts) if verdict]:
             code = conversations.is_code(rows[i]["messages"][-1]["content"])
-            spared = ("too short", "symbols", "blob") + (("repetition", "boilerplate") if code else ())
+            spared = ("too short", "symbols", "blob") + (("repetition", "boilerplate", "gibberish") if code else ())
             verdicts[i] = None if verdicts[i][0] in spared else verdicts[i]
     return filtered("quality", rows, verdicts)
 

@@ -61,7 +61,8 @@ def _emails(text: str):
         for match in _EMAIL.finditer(text):
             name, _, host = match[0].rpartition("@")
             service = name.lower() in ("git", "hg", "svn") or re.match(r":[\w~/]", text[match.end() : match.end() + 2])
-            if not (service or _RESERVED.search(host) or host.rpartition(".")[2].lower() in _FILES):
+            product = host.startswith(("self.", "cls.")) or text.startswith("(", match.end())  # of matrices
+            if not (service or product or _RESERVED.search(host) or host.rpartition(".")[2].lower() in _FILES):
                 yield Span(match.start(), match.end(), "EMAIL")
     spelt = _SPELT_EMAIL.finditer(text) if _SPELT_AT.search(text) else ()
     spoken = _SPOKEN_EMAIL.finditer(text) if " dot " in text else ()

@@ -140,12 +140,10 @@ def as_text(value) -> str | None:
 
 
 def _texts_in(value) -> list[str]:
-    """All texts and numbers in a value, in their order; those of an object of several with their keys."""
+    """All texts and numbers in a value, in their order; where an object has several keys, each with its own."""
     if isinstance(value, dict):
-        found = {key: text for key, text in value.items() if as_text(text) and not is_blank(as_text(text))}
-        if len(found) == len(value) > 1:
-            return [f"{key}: {as_text(text)}" for key, text in found.items()]
-        value = list(value.values())
+        named = {key for key, part in value.items() if len(value) > 1 and as_text(part) is not None}
+        return [f"{key}: {text}" if key in named else text for key in value for text in _texts_in(value[key])]
     if isinstance(value, list):
         return [text for part in value for text in _texts_in(part)]
     text = as_text(value)
@@ -264,7 +262,10 @@ def _reply(row: dict, name: str):
 def unused_parts(value, meaning: str) -> list[str]:
     """What a column holds beside what its meaning takes: other keys, `[].name` or `.why`; further answers, `[1:]`."""
     if meaning != "answer":
-        return [f"[].{key}" for key in unused_keys(value)]
+        given = value if isinstance(value, list) else []
+        choices = [choice for choice in given if isinstance(choice, dict) and {"label", "text"} <= choice.keys()]
+        held = {key for choice in choices for key, part in choice.items() if not is_missing(part)}
+        return [f"[].{key}" for key in (*unused_keys(value), *sorted(held - {"label", "text"}))]
     parts, place = [], ""
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         parts = [f".{key}" for key, other in value.items() if key != "text" and not is_missing(other)]

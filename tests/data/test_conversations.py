@@ -197,6 +197,17 @@ def test_code_that_repeats_itself_or_begins_with_a_notice_is_kept_where_it_is_th
     assert cleaning.filter_quality(rows([chat("Go on.", "click here to sign up now " * 9)])).dropped
 
 
+def test_code_with_words_of_another_language_or_of_none_is_kept_where_it_is_the_answer():
+    filler = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt ut labore."
+    page = f'<div class="card">\n  <p>{filler}</p>\n  <p>{filler}</p>\n</div>'
+    copy = "strcpy(dst, src);\nstrncpy(a, b, n);\nif (strcmp(a, b) == 0) {\n    len = strlen(a);\n}\nmemcpy(p, q, n);"
+    given = rows([chat("Bootstrap card", page), chat("Copy it in C.", copy)])
+    assert len(cleaning.filter_quality(cleaning.keep_language(given).rows).rows) == 2
+    german = "Wie schreibt man in dieser Sprache eine Schleife, die jede Zeile einer Datei liest und ausgibt?"
+    prose = rows([chat("Bootstrap card", filler * 3), chat(german, copy)])
+    assert cleaning.keep_language(prose).dropped == {"language": 2}
+
+
 def test_markup_goes_from_plain_text_and_from_answers_only_where_that_is_asked_for():
     text = "<p>Read the <b>manual</b> first.</p>"
     plain = "Read the manual first."

@@ -124,6 +124,8 @@ NOTHING = {
         "a @ b.c",
         "pkg@1.2.0",
         "C = A@B.T",
+        "y = x@self.weight",
+        "scores = q@k.transpose(-2, -1)",
         "Meet at noon, a dot on the map.",
         "Take a look at this dot product of two vectors.",
         "meet at noon dot then go",
