@@ -61,8 +61,10 @@ def _emails(text: str):
         for match in _EMAIL.finditer(text):
             name, _, host = match[0].rpartition("@")
             service = name.lower() in ("git", "hg", "svn") or re.match(r":[\w~/]", text[match.end() : match.end() + 2])
-            product = host.startswith(("self.", "cls.")) or text.startswith("(", match.end())  # of matrices
-            if not (service or product or _RESERVED.search(host) or host.rpartition(".")[2].lower() in _FILES):
+            last = host.rpartition(".")[2].lower()
+            method = len(last) > 3 and text.startswith("(", match.end())  # of a product of matrices
+            product = method or host.startswith(("self.", "cls."))
+            if not (service or product or _RESERVED.search(host) or last in _FILES):
                 yield Span(match.start(), match.end(), "EMAIL")
     spelt = _SPELT_EMAIL.finditer(text) if _SPELT_AT.search(text) else ()
     spoken = _SPOKEN_EMAIL.finditer(text) if " dot " in text else ()

@@ -19,6 +19,7 @@ FOUND = {
         "'«anna@kestrel.org»' and `«bert@kestrel.org»`",
         "Anna <«anna@kestrel.org»>",
         "mailto:«anna@kestrel.org»?subject=x",
+        "«anna@kestrel.org»(Anna)",
         'author_email="«anna@kestrel.org»"',
         "«O'Brien@kestrel.org»",
         "«ANNA@KESTREL.ORG»",
