@@ -6,6 +6,7 @@ from nbhelpers.data import chat, cleaning, column_names, conversations, duplicat
 from nbhelpers.data.cleaning import Cleaned
 
 RUN = 13  # words in a row that two texts share by copying
+HALF = 0.5  # of the runs of a text: as good as the whole
 COMMON = 3  # rows that hold such a run, at most; beyond that it is the wording of a template
 
 
@@ -28,7 +29,8 @@ def decontaminate(rows, evaluation, size: int = RUN, threshold: float = 0.95, co
 
     Runs of 13 words are the measure of Brown et al. (2020, appendix C). What is left passes `splits.prove_disjoint`.
     Of conversations the system prompt is no sign of a leak, nor is a passage that two questions share which ask
-    different things about it (`conversations.own`). A question that holds a held-out one whole is a leak.
+    different things about it (`conversations.own`). A question that holds a held-out one whole is a leak. Two programs
+    share runs by their grammar: an answer of code leaks by half of its runs.
 
     Args:
         rows: without duplicates, so that `common` counts different texts.
@@ -49,13 +51,16 @@ def decontaminate(rows, evaluation, size: int = RUN, threshold: float = 0.95, co
     verdicts: list[tuple[str, str] | None] = []
     for row, found, match in zip(_contents(rows), shared, duplicates.repeated(rows, sets, threshold), strict=True):
         suspects = {number: None for run in found for number in owners[run]}
-        leak = None
+        leak, is_program = None, not isinstance(row, str) and conversations.is_code(conversations.answer(row))
         for name, other in (held_out[number] for number in suspects):
             mine, theirs = _differing(row, other)
-            both = set(runs(theirs, size)) & set(runs(mine, size))
-            rare = any(held_by[run] <= common for run in both)
-            asked = not both.isdisjoint(runs(_asked(other), size))
-            if rare or (asked and len(both) >= 0.5 * len(set(runs(theirs, size)))):
+            whole = set(runs(theirs, size))
+            both = whole & set(runs(mine, size))
+            asked, most = both.intersection(runs(_asked(other), size)), len(both) >= HALF * len(whole)
+            rare = {run for run in both if held_by[run] <= common}
+            if is_program and not most and conversations.is_code(conversations.answer(other)):
+                rare &= asked
+            if rare or (asked and most):
                 leak = max(leak or (0, ""), (len(both), name))
         if leak:
             verdicts.append((f"{size} words of an evaluation row", f"{leak[1]}, {leak[0]} runs"))

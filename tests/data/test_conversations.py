@@ -153,6 +153,21 @@ def functions() -> list[list[dict]]:
     return out
 
 
+def statements() -> list[list[dict]]:
+    """Tables whose columns are drawn from the same few, each with a statement that holds it."""
+    columns = [
+        "id INTEGER PRIMARY KEY", "name TEXT NOT NULL", "price REAL", "made TIMESTAMP DEFAULT CURRENT_TIMESTAMP",
+        "owner_id INTEGER REFERENCES owners(id)",
+    ]  # fmt: skip
+    out, draw = [], random.Random(0)
+    for name in (f"town_{i}" for i in range(16)):
+        table = f"CREATE TABLE {name} ({', '.join(draw.sample(columns, 4))});"
+        out.append(chat(f"Write the table of {name}.", table))
+        log = f"CREATE TABLE {name}_log ({', '.join(draw.sample(columns, 3))});"
+        out.append(chat(f"Write the table of {name} and its log in one line.", f"{log} {table}"))
+    return out
+
+
 HTML = [
     "Use <b>word</b>, for example:\n<p>This is <b>bold</b>.</p>",
     "<ul>\n  <li>One</li>\n  <li>Two</li>\n</ul>",
@@ -163,9 +178,11 @@ HTML = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["functions", "markup"])
-def test_a_set_whose_answers_are_code_comes_through_cleaning_as_it_is(kind):
-    asked = functions() if kind == "functions" else [chat(f"How is it written, number {i}?", HTML[i]) for i in range(6)]
+MARKUP = [chat(f"How is it written, number {i}?", text) for i, text in enumerate(HTML)]
+
+
+@pytest.mark.parametrize("asked", [functions(), statements(), MARKUP], ids=["functions", "statements", "markup"])
+def test_a_set_whose_answers_are_code_comes_through_cleaning_as_it_is(asked):
     assert len(asked) >= 6
     steps = [cleaning.validate([{"messages": turns} for turns in asked])]
     for step in (cleaning.normalise, cleaning.keep_language, cleaning.filter_quality):
@@ -181,6 +198,18 @@ def test_a_set_whose_answers_are_code_comes_through_cleaning_as_it_is(kind):
         lost = contamination.decontaminate(train, test).dropped
         assert lost == {}, lost
         splits.prove_disjoint(train, test)
+
+
+def test_code_leaks_by_half_of_its_runs_and_its_question_by_one():
+    source = inspect.getsource(textwrap.fill)
+    held_out = rows([chat("Write fill.", source)], "test")
+    other = inspect.getsource(textwrap.shorten)
+    part = "\n".join(source.splitlines()[-4:])
+    assert len(set(contamination.runs(part)) & set(contamination.runs(source))) > 0
+    told = [chat("Write both.", f"{other}\n{source}"), chat("Write it.", f"{other}\n{part}"), chat("Write.", other)]
+    assert [name for name, *_ in contamination.decontaminate(rows(told), held_out).log] == ["row-0"]
+    asked = "Write a function that wraps one paragraph of text, so that each line is at most of a given width."
+    assert contamination.decontaminate(rows([chat(asked, other)]), rows([chat(asked, source)], "test")).dropped
 
 
 @pytest.mark.parametrize(
