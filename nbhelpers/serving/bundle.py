@@ -39,7 +39,8 @@ class Card:
     def describe_adapter(self, folder: Path, stored_as: str) -> None:
         """Take over what an adapter's own configuration says of how it was trained."""
         made = read_json(Path(folder) / "adapter_config.json")
-        self.method = f"A {made['peft_type']} adapter, merged into its base and stored as {stored_as}."
+        kind = made["peft_type"].replace("LORA", "LoRA")
+        self.method = f"A {kind} adapter, merged into its base and stored as {stored_as}."
         self.parameters |= {name: str(made[name]) for name in ("r", "lora_alpha", "target_modules") if name in made}
 
     def measured(self, metrics: dict[str, Metric]) -> None:

@@ -56,7 +56,7 @@ def test_the_card_says_how_the_adapter_was_trained(tmp_path):
     write_json(tmp_path / "adapter_config.json", {"peft_type": "LORA", "r": 16, "target_modules": ["q_proj"]})
     card = bundle.Card("org/base", "mit", "Rows")
     card.describe_adapter(tmp_path, "int8")
-    assert card.method == "A LORA adapter, merged into its base and stored as int8."
+    assert card.method == "A LoRA adapter, merged into its base and stored as int8."
     assert card.parameters == {"r": "16", "target_modules": "['q_proj']"}
 
 
