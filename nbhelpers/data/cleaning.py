@@ -250,7 +250,7 @@ def keep_language(rows, language: str = "en", **limits) -> Cleaned:
             turns, few = rows[i]["messages"], {"min_letters": 20, "min_probability": 0.6} | limits
             if any(quality.is_surely_in(turn["content"], language, **few) for turn in turns):
                 verdicts[i] = None
-            elif conversations.is_code(turns[-1]["content"]):
+            elif conversations.is_program(turns[-1]["content"]):
                 verdicts[i] = quality.language_problem(conversations.question(turns), language, **limits)
     return filtered("language", rows, verdicts)
 

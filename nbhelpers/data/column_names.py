@@ -59,7 +59,7 @@ class ColumnMapping:
                 if becomes == "question" and chat.unpacked(row[theirs]) is not row[theirs]:
                     becomes = "question, its text read as turns"
                 counts[theirs, becomes] += 1
-                for part in schemas.unused_parts(row[theirs], meanings[name]) if name in meanings else ():
+                for part in schemas.unused_parts(row[theirs], meanings[name], name) if name in meanings else ():
                     counts[f"{theirs}{part}", _DROPPED] += 1
         out: dict[str, tuple[str, int]] = {}
         for (column, becomes), count in sorted(counts.items(), key=lambda item: item[1]):

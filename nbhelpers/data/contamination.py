@@ -6,7 +6,6 @@ from nbhelpers.data import chat, cleaning, column_names, conversations, duplicat
 from nbhelpers.data.cleaning import Cleaned
 
 RUN = 13  # words in a row that two texts share by copying
-HALF = 0.5  # of the runs of a text: as good as the whole
 COMMON = 3  # rows that hold such a run, at most; beyond that it is the wording of a template
 
 
@@ -14,6 +13,15 @@ def runs(text: str, size: int = RUN) -> list[int]:
     """Hashes of every run of `size` words of a text, in order; none where it is shorter."""
     found = wording.words(text)
     return [hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)]
+
+
+def gives_away(first: list[dict], second: list[dict], size: int = RUN) -> bool:
+    """Whether two answers that share a rare run hold one text; two programs, when half of the shorter's runs agree."""
+    texts = conversations.answer(first), conversations.answer(second)
+    if not all(map(conversations.is_program, texts)):
+        return True
+    one, other = (set(runs(text, size)) for text in texts)
+    return 2 * len(one & other) >= min(len(one), len(other))
 
 
 def benchmarks(names: str) -> list:
@@ -30,7 +38,7 @@ def decontaminate(rows, evaluation, size: int = RUN, threshold: float = 0.95, co
     Runs of 13 words are the measure of Brown et al. (2020, appendix C). What is left passes `splits.prove_disjoint`.
     Of conversations the system prompt is no sign of a leak, nor is a passage that two questions share which ask
     different things about it (`conversations.own`). A question that holds a held-out one whole is a leak. Two programs
-    share runs by their grammar: an answer of code leaks by half of its runs.
+    share runs by their grammar: an answer of code leaks as `gives_away` says.
 
     Args:
         rows: without duplicates, so that `common` counts different texts.
@@ -51,14 +59,14 @@ def decontaminate(rows, evaluation, size: int = RUN, threshold: float = 0.95, co
     verdicts: list[tuple[str, str] | None] = []
     for row, found, match in zip(_contents(rows), shared, duplicates.repeated(rows, sets, threshold), strict=True):
         suspects = {number: None for run in found for number in owners[run]}
-        leak, is_program = None, not isinstance(row, str) and conversations.is_code(conversations.answer(row))
+        leak = None
         for name, other in (held_out[number] for number in suspects):
             mine, theirs = _differing(row, other)
             whole = set(runs(theirs, size))
             both = whole & set(runs(mine, size))
-            asked, most = both.intersection(runs(_asked(other), size)), len(both) >= HALF * len(whole)
+            asked, most = both.intersection(runs(_asked(other), size)), len(both) >= 0.5 * len(whole)
             rare = {run for run in both if held_by[run] <= common}
-            if is_program and not most and conversations.is_code(conversations.answer(other)):
+            if not (isinstance(row, str) or isinstance(other, str) or gives_away(row, other, size)):
                 rare &= asked
             if rare or (asked and most):
                 leak = max(leak or (0, ""), (len(both), name))

@@ -12,6 +12,7 @@ from collections import Counter
 from nbhelpers.data import wording
 
 _MARKS = re.compile(r"^[ \t]+(?=\S)|(?<=\w)\(|[^\w\s.,;:!?'\"()\u2018-\u201d\u2013\u2014-]", re.M)
+_LAYOUT = re.compile(r"^[ \t]+|[*#`|>~]", re.M)
 
 
 def question(messages: list[dict]) -> str:
@@ -35,6 +36,11 @@ def is_code(text: str) -> bool:
     if 2 * sum(line.endswith((";", "{", "}")) for line in lines) > len(lines):
         return True
     return bool(found) and (any(map(str.isspace, found)) or 8 * len(found) >= len(text.split()))
+
+
+def is_program(text: str) -> bool:
+    """Whether a text is code by its signs or the ends of its lines, and not by indentation and signs of Markdown."""
+    return is_code(_LAYOUT.sub("", text))
 
 
 def key(text: str) -> str:

@@ -62,8 +62,13 @@ def _emails(text: str):
             name, _, host = match[0].rpartition("@")
             service = name.lower() in ("git", "hg", "svn") or re.match(r":[\w~/]", text[match.end() : match.end() + 2])
             last = host.rpartition(".")[2].lower()
-            method = len(last) > 3 and text.startswith("(", match.end())  # of a product of matrices
-            product = method or host.startswith(("self.", "cls."))
+            product = (
+                len(last) > 3
+                and last != "info"
+                and (  # of matrices, as in x@self.weight
+                    host.startswith(("self.", "cls.")) or text.startswith("(", match.end())
+                )
+            )
             if not (service or product or _RESERVED.search(host) or last in _FILES):
                 yield Span(match.start(), match.end(), "EMAIL")
     spelt = _SPELT_EMAIL.finditer(text) if _SPELT_AT.search(text) else ()

@@ -143,6 +143,7 @@ def _texts_in(value) -> list[str]:
     """All texts and numbers in a value, in their order; where an object has several keys, each with its own."""
     if isinstance(value, dict):
         named = {key for key, part in value.items() if len(value) > 1 and as_text(part) is not None}
+        named -= {"text"} if all(map(is_missing, (value[key] for key in value if key != "text"))) else set()
         return [f"{key}: {text}" if key in named else text for key in value for text in _texts_in(value[key])]
     if isinstance(value, list):
         return [text for part in value for text in _texts_in(part)]
@@ -259,12 +260,13 @@ def _reply(row: dict, name: str):
     return reply if text is None else text
 
 
-def unused_parts(value, meaning: str) -> list[str]:
+def unused_parts(value, meaning: str, name: str = "") -> list[str]:
     """What a column holds beside what its meaning takes: other keys, `[].name` or `.why`; further answers, `[1:]`."""
     if meaning != "answer":
-        given = value if isinstance(value, list) else []
-        choices = [choice for choice in given if isinstance(choice, dict) and {"label", "text"} <= choice.keys()]
-        held = {key for choice in choices for key, part in choice.items() if not is_missing(part)}
+        given = written_in(value) if name in ("choices", "options") else None
+        choices = [choice for choice in (given if isinstance(given, list) else [given]) if isinstance(choice, dict)]
+        choices = [choice for choice in choices if {"label", "text"} <= choice.keys()]
+        held = {str(key) for choice in choices for key, part in choice.items() if not is_missing(part)}
         return [f"[].{key}" for key in (*unused_keys(value), *sorted(held - {"label", "text"}))]
     parts, place = [], ""
     if isinstance(value, dict) and isinstance(value.get("text"), list):

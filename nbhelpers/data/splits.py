@@ -91,8 +91,8 @@ def _bound(chats: list[list[dict]], limits: list[int]) -> list[int]:
     """For each conversation the number of the group that stays together: those that ask the same, or that give away.
 
     One answer gives another away as `contamination.decontaminate` sees it: by `RUN` words in a row that hardly another
-    answer holds, here twice `COMMON`, since they may fall on both sides, and of code by half of its runs. Where such a
-    group has more rows than the least of their `limits`, those that ask the same still stay together.
+    answer holds, here twice `COMMON`, since they may fall on both sides, if `contamination.gives_away` says so. Where
+    such a group has more rows than the least of their `limits`, those that ask the same still stay together.
     """
     import numpy as np
 
@@ -115,10 +115,8 @@ def _bound(chats: list[list[dict]], limits: list[int]) -> list[int]:
     for apart in range(1, min(2 * contamination.COMMON, len(runs))):
         linked = (runs[apart:] == runs[:-apart]) & rare[apart:]
         pairs.append(np.unique(holders[:-apart][linked] * len(chats) + holders[apart:][linked]))
-    is_program = [conversations.is_code(conversations.answer(turns)) for turns in chats]
     for one, other in (divmod(pair, len(chats)) for pair in np.unique(np.concatenate(pairs)).tolist()):
-        needed = contamination.HALF * min(len(found[one]), len(found[other]))
-        if not (is_program[one] and is_program[other]) or len(np.intersect1d(found[one], found[other])) >= needed:
+        if contamination.gives_away(chats[one], chats[other]):
             leader[lead(other)] = lead(one)
     leaders = [lead(i) for i in range(len(chats))]
     sizes, least = Counter(leaders), dict.fromkeys(leaders, len(chats))

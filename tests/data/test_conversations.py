@@ -200,16 +200,28 @@ def test_a_set_whose_answers_are_code_comes_through_cleaning_as_it_is(asked):
         splits.prove_disjoint(train, test)
 
 
-def test_code_leaks_by_half_of_its_runs_and_its_question_by_one():
-    source = inspect.getsource(textwrap.fill)
-    held_out = rows([chat("Write fill.", source)], "test")
-    other = inspect.getsource(textwrap.shorten)
-    part = "\n".join(source.splitlines()[-4:])
-    assert len(set(contamination.runs(part)) & set(contamination.runs(source))) > 0
-    told = [chat("Write both.", f"{other}\n{source}"), chat("Write it.", f"{other}\n{part}"), chat("Write.", other)]
-    assert [name for name, *_ in contamination.decontaminate(rows(told), held_out).log] == ["row-0"]
-    asked = "Write a function that wraps one paragraph of text, so that each line is at most of a given width."
-    assert contamination.decontaminate(rows([chat(asked, other)]), rows([chat(asked, source)], "test")).dropped
+LONG = "Write a function that wraps one paragraph of text, so that each line is at most of a given width. " * 8
+
+
+@pytest.mark.parametrize("asked", ["Write fill.", LONG])
+def test_a_program_leaks_by_half_of_its_runs(asked):
+    source, other = inspect.getsource(random.Random.shuffle), inspect.getsource(random.Random.sample)
+    part = "\n".join([*other.splitlines()[-12:], *source.splitlines()[-3:]])
+    shared = len(set(contamination.runs(part)) & set(contamination.runs(source)))
+    assert 0 < shared < len(contamination.runs(source)) / 2
+    held_out = rows([chat(asked, source)], "test")
+    told = [chat("Do both.", f"{source}\n{other}"), chat("Do it.", source), chat("Write.", part), chat("Go.", other)]
+    assert [name for name, *_ in contamination.decontaminate(rows(told), held_out).log] == ["row-0", "row-1"]
+
+
+def test_layout_makes_no_program_of_prose_and_plain_text_none_at_all():
+    words = [f"word{i}" for i in range(80)]
+    copied = " ".join(words[:40])
+    one, two = (f"Steps:\n{copied}.\n* First\n  * {' '.join(words[i : i + 20])}." for i in (40, 60))
+    assert contamination.decontaminate(rows([chat("How?", one)]), rows([chat("And so?", two)], "test")).dropped
+    source = inspect.getsource(random.Random.shuffle)
+    text = Dataset.from_list([{"id": "t", "text": source}])
+    assert contamination.decontaminate(rows([chat("Write.", source)]), text).dropped
 
 
 @pytest.mark.parametrize(

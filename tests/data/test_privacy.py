@@ -19,7 +19,7 @@ FOUND = {
         "'«anna@kestrel.org»' and `«bert@kestrel.org»`",
         "Anna <«anna@kestrel.org»>",
         "mailto:«anna@kestrel.org»?subject=x",
-        "«anna@kestrel.org»(Anna)",
+        "«anna@kestrel.org»(Anna) or «anna@self.com», «anna@kestrel.info»(home)",
         'author_email="«anna@kestrel.org»"',
         "«O'Brien@kestrel.org»",
         "«ANNA@KESTREL.ORG»",
