@@ -12,7 +12,7 @@ from collections import Counter
 from nbhelpers.data import wording
 
 _MARKS = re.compile(r"^[ \t]+(?=\S)|(?<=\w)\(|[^\w\s.,;:!?'\"()\u2018-\u201d\u2013\u2014-]", re.M)
-_LAYOUT = re.compile(r"^[ \t]+|[*#`|>~]", re.M)
+_LAYOUT = re.compile(r"^[ \t]+|[*#`|>~]", re.M)  # of lists and other Markdown
 
 
 def question(messages: list[dict]) -> str:

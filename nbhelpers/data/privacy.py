@@ -62,13 +62,8 @@ def _emails(text: str):
             name, _, host = match[0].rpartition("@")
             service = name.lower() in ("git", "hg", "svn") or re.match(r":[\w~/]", text[match.end() : match.end() + 2])
             last = host.rpartition(".")[2].lower()
-            product = (
-                len(last) > 3
-                and last != "info"
-                and (  # of matrices, as in x@self.weight
-                    host.startswith(("self.", "cls.")) or text.startswith("(", match.end())
-                )
-            )
+            method = host.startswith(("self.", "cls.")) or text.startswith("(", match.end())  # x@self.weight, q@k.view(
+            product = method and len(last) > 3 and last != "info"
             if not (service or product or _RESERVED.search(host) or last in _FILES):
                 yield Span(match.start(), match.end(), "EMAIL")
     spelt = _SPELT_EMAIL.finditer(text) if _SPELT_AT.search(text) else ()

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from nbhelpers.data import sources
+from nbhelpers.data import pydocs, sources
 from nbhelpers.evaluation import forgetting
 from nbhelpers.evaluation.forgetting import Probe
 from nbhelpers.models import encoding
@@ -74,12 +74,20 @@ def test_the_sums_are_right():
         assert eval(expression, {"__builtins__": {}}) == int(result)
 
 
-def test_the_training_data_do_not_teach_them():
-    rows = sources.load("pydocs").train
-    taught = " ".join(turn["content"] for messages in rows["messages"] for turn in messages)
+def assert_not_in(taught: str) -> None:
     assert len(taught) > 1_000_000
     assert not [probe.reply for probe in PROBES if probe.kind != "arithmetic" and probe.reply in taught]
     assert not [text for text in forgetting._content()["prose"] if text[:40] in taught]
+
+
+def test_the_training_rows_do_not_teach_them():
+    rows = sources.load("pydocs").train
+    assert_not_in(" ".join(turn["content"] for messages in rows["messages"] for turn in messages))
+
+
+@pytest.mark.slow
+def test_no_docstring_that_rows_are_made_of_teaches_them():
+    assert_not_in(" ".join(entry["text"] for entry in pydocs.corpus()))
 
 
 def test_a_choice_is_the_reply_with_the_highest_probability(model, tokenizer, monkeypatch):
