@@ -5,7 +5,8 @@ plain way of transformers and peft, in a process of its own. It stops after `--m
 with the hardware in each row. Measured rows go to data/measured_memory.csv.
 
 Full, LoRA and, where bitsandbytes is, QLoRA; with and without gradient checkpointing; eager, SDPA and FlashAttention
-where it is installed; two lengths and batches. What is measured is what the loaded model holds and the peak beyond it.
+where it is installed; torch's fused loss; two lengths and batches. What is measured is what the loaded model holds and
+the peak beyond it.
 torch, transformers and peft suffice. On a CPU a tiny config runs (`--models tiny`), and peaks are those of the process.
 """
 
@@ -19,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -31,6 +34,7 @@ TINY = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512, "tie_word_embeddings": True,
 }  # fmt: skip
 STEPS = 4  # the first is not timed
+FUSED_TOKENS = 256  # whose logits are there at a time under the fused loss
 
 
 def config_of(name: str) -> dict:
@@ -42,13 +46,17 @@ def settings(models: tuple[str, ...], gpu: bool) -> list[dict]:
     methods = ["lora", "full"] + (["qlora"] if gpu and importlib.util.find_spec("bitsandbytes") else [])
     flash = ["flash_attention_2"] if importlib.util.find_spec("flash_attn") else []
     short, long = ((512, 2), (2048, 2)) if gpu else ((32, 2), (128, 2))
-    changes = [("sdpa", True, short), ("sdpa", True, long), ("sdpa", False, short), ("eager", False, short)]
-    changes += [(kernel, True, long) for kernel in flash]
-    changes += [("sdpa", True, (long[0], 2 * long[1])), ("eager", True, long), ("sdpa", False, long)]
-    keys = ("model", "method", "checkpointing", "attention", "length", "batch")
+    longer = (long[0], 2 * long[1])
+    fused = [True] if hasattr(torch.nn.functional, "linear_cross_entropy") else []  # since torch 2.13
+    changes = [("sdpa", True, short, False), ("sdpa", True, long, False)]
+    changes += [("sdpa", True, long, loss) for loss in fused]
+    changes += [("sdpa", False, short, False), ("eager", False, short, False)]
+    changes += [(kernel, True, long, False) for kernel in flash]
+    changes += [("sdpa", True, longer, False), ("eager", True, long, False), ("sdpa", False, long, False)]
+    keys = ("model", "method", "checkpointing", "attention", "length", "batch", "fused_loss")
     return [
-        dict(zip(keys, (model, method, lean, kernel, length, batch), strict=True))
-        for kernel, lean, (length, batch) in changes
+        dict(zip(keys, (model, method, lean, kernel, length, batch, loss), strict=True))
+        for kernel, lean, (length, batch), loss in changes
         for model, method in itertools.product(models, methods)
     ]
 
@@ -60,14 +68,13 @@ def predicted(row: dict, device: str) -> int:
     dtype = "bfloat16" if device == "cuda" else "float32"
     parts = memory.predict(
         shape, row["method"], dtype, memory.Plan(tokens, tokens, tokens, tokens), 16, row["checkpointing"], device,
-        attention=attention, max_length=row["length"],
+        attention=attention, max_length=row["length"], fused_loss_tokens=FUSED_TOKENS if row["fused_loss"] else None,
     )  # fmt: skip
     return sum(parts.values())
 
 
 def measure(row: dict) -> dict:
     """Train a few steps of one row in this process: peak bytes over what was held before, and tokens a second."""
-    import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -96,7 +103,9 @@ def measure(row: dict) -> dict:
         optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
         for _ in range(STEPS):
             start = time.perf_counter()
-            model.train()(input_ids=ids, labels=ids).loss.backward()
+            model.train()
+            loss = fused_loss(model, ids) if row["fused_loss"] else model(input_ids=ids, labels=ids).loss
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             if device == "cuda":
@@ -112,10 +121,19 @@ def measure(row: dict) -> dict:
     return result | {"device": name, "torch": torch.__version__}
 
 
+def fused_loss(model, ids):
+    """The loss that `model(input_ids=ids, labels=ids)` gives, with the logits of FUSED_TOKENS tokens at a time."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = causal.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=FUSED_TOKENS, chunking_method=None)
+    rows, targets = hidden[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+    head = causal.get_output_embeddings().weight
+    return torch.nn.functional.linear_cross_entropy(rows, head, targets, options=options)
+
+
 def quantise(model) -> None:
     """Put NF4 in the place of every linear layer but the head, one after the other: the old weights are let go of."""
     import bitsandbytes
-    import torch
 
     for name in [name for name, x in model.named_modules() if isinstance(x, torch.nn.Linear) and "lm_head" not in name]:
         above, _, last = name.rpartition(".")
@@ -142,8 +160,6 @@ def main() -> None:
     if asked.one:
         print(json.dumps(measure(json.loads(asked.one))))
         return
-    import torch
-
     begun, done = time.monotonic(), []
     for row in settings(tuple(asked.models), torch.cuda.is_available())[: asked.rows]:
         left = 60 * asked.minutes - (time.monotonic() - begun)

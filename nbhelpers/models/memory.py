@@ -64,6 +64,7 @@ def predict(
     compiled: bool = False,
     logits_dtype: str | None = None,
     loss_chunks: int = 1,
+    fused_loss_tokens: int | None = None,
     optimizer_in_backward: bool = False,
     offloaded_activations: bool = False,
     gpus: int = 1,
@@ -96,6 +97,8 @@ def predict(
         compiled: torch.compile computes norms and the gated activation again instead of keeping their parts.
         logits_dtype: what the head's output is cast to before the loss; None: it stays as it is computed.
         loss_chunks: parts in which cross-entropy goes to float32 and back; the logits themselves are whole.
+        fused_loss_tokens: whose logits are there at a time where the loss applies the head itself, part by part
+            (`torch.nn.functional.linear_cross_entropy`, Liger Kernel); None: the logits of all labelled tokens are.
         optimizer_in_backward: each weight is updated as its gradient is made, and only the largest gradient is there.
         offloaded_activations: checkpointed inputs of the blocks lie in the machine's memory.
         gpus, sharding: `ddp`, or stage `zero1`, `zero2`, `zero3` or `fsdp`, which hold a share of `SHARDED` each.
@@ -113,6 +116,7 @@ def predict(
         "lora_rank": lora_rank,
         "gradient_accumulation_steps": gradient_accumulation_steps,
         "loss_chunks": loss_chunks,
+        "fused_loss_tokens": 1 if fused_loss_tokens is None else fused_loss_tokens,
     }
     if low := [f"{name}={value!r}" for name, value in positive.items() if not value >= 1]:
         raise ParameterError(f"{', '.join(low)}: at least 1.")
@@ -142,7 +146,8 @@ def predict(
     residual = 4 if method == "qlora" and unquantised_dtype == "float32" else width
     inputs = 0 if offloaded_activations else tokens * shape.layers * residual * shape.hidden_size
     gradients = (shape.head_parameters if optimizer_in_backward else trained) * state_width
-    logits = plan.largest_batch_labelled_tokens * shape.vocabulary
+    labelled = plan.largest_batch_labelled_tokens
+    logits = min(labelled, fused_loss_tokens or labelled) * shape.vocabulary
     if on_cpu:
         logits *= 2 * width + 3 * 4  # as computed and their gradient; upcast, log-softmax and its gradient in float32
         kept = inputs + block if gradient_checkpointing else shape.layers * block

@@ -67,7 +67,8 @@ def attempts(
             result = runner.run_one(task.path, task.folder, values, limits, show, stop, facts)
         except OSError as error:
             result = Result(task.notebook, "failed", f"{task.folder} cannot be written to: {error.strerror}")
-        result = replace(result, point=task.point, attempts=attempt)
+        forecast = task.forecast(read_json(task.folder / task.path.name))
+        result = replace(result, point=task.point, attempts=attempt, forecast_seconds=forecast)
         if result.status != "failed" or attempt > options.retry or stop.reason:
             break
         say(f"{describe(asdict(result))}; it is started again")

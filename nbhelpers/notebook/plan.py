@@ -17,7 +17,7 @@ from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.core.parameters import Parameter, check_parameters
 from nbhelpers.core.progress import duration
 from nbhelpers.core.redaction import SECRET, SECRET_NAME
-from nbhelpers.notebook import launch, notebook_file
+from nbhelpers.notebook import launch, notebook_file, runner
 from nbhelpers.notebook.reference import reference_cells, reference_peak, reference_seconds
 
 _GIVEN = {name: Parameter(name, "str", "") for name in ("profile", "run_id", "output_dir")}
@@ -70,6 +70,20 @@ class Task:
         pace = (seconds - in_cell) / sum(done) if sum(done) > whole / 10 else 1.0
         to_come = pace * (whole - sum(done) - now)
         return max(to_come if begun[-1] in self.cells else 0.0, to_come + pace * now - in_cell)
+
+    def forecast(self, notebook: dict | None) -> float | None:
+        """Seconds of all its cells, forecast when they had done a quarter of the reference; None where none had.
+
+        Args:
+            notebook: as it was executed.
+        """
+        begun, seconds = [], 0.0
+        for _, cell in runner.started_cells(notebook):
+            begun.append(cell.get("id"))
+            if sum(self.cells.get(name, 0.0) for name in begun[:-1]) >= (self.seconds or math.inf) / 4:
+                return seconds + self.left(begun, seconds, 0.0)
+            seconds += cell["metadata"]["papermill"].get("duration") or 0.0
+        return None
 
     def facts(self) -> dict[str, Any]:
         """What its result depends on, as it is now: `launch.facts`."""

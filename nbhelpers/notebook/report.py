@@ -44,7 +44,14 @@ def describe(result: dict[str, Any]) -> str:
     place = f"cell {cell['index']} ({cell['id']}) {cell['source']}" if cell else ""
     details = ": ".join(part if len(part) < 300 else part[:300] + "…" for part in (place, reason) if part)
     name = notebook_file.name_at(result.get("point"), result["notebook"])
-    return f"{result['status']:<11}  {name}  {progress.duration(result['seconds'])}  {details}".rstrip()
+    return f"{result['status']:<11}  {name}  {_time(result)}  {details}".rstrip()
+
+
+def _time(result: dict[str, Any]) -> str:
+    """What a notebook took, beside what was forecast while it ran."""
+    forecast = result.get("forecast_seconds")
+    expected = "" if forecast is None else f" (forecast {progress.duration(forecast)} after a quarter)"
+    return progress.duration(result["seconds"]) + expected
 
 
 def _table(heads: list[str], rows: list[list], sortable: bool = False) -> str:
@@ -175,7 +182,7 @@ def _section(run: NotebookRun) -> str:
     result, status, cell = run.result, run.status, run.result["cell"]
     resolved, machine = run.manifest.get("resolved") or {}, run.manifest.get("hardware") or {}
     notes = [escape(str(resolved["profile"]))] if resolved.get("profile") else []
-    notes += [progress.duration(result["seconds"])] if result["seconds"] else []
+    notes += [_time(result)] if result["seconds"] else []
     notes += _usage(result, machine)
     for suffix, text in ((".html", "read it"), (".ipynb", "notebook")):
         if (run.folder / f"{result['notebook']}{suffix}").exists():

@@ -38,7 +38,8 @@ class Result:
 
     `cell` is the one it stopped at: its index in the notebook (from 0), its id and the first line of its source.
     `point` is the name of its point of a sweep; `attempts` how often it was started; `peak_memory_bytes` the most that
-    all its processes held, `cores_used` and `gpu_used` (0 to 1) means over its time.
+    all its processes held, `cores_used` and `gpu_used` (0 to 1) means over its time. `forecast_seconds` is of
+    `Task.forecast`.
     """
 
     notebook: str
@@ -52,6 +53,7 @@ class Result:
     peak_memory_bytes: int | None = None
     cores_used: float | None = None
     gpu_used: float | None = None
+    forecast_seconds: float | None = None
 
 
 @dataclass(frozen=True)

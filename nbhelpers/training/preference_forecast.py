@@ -42,13 +42,16 @@ def pairs(run, name: str, rows, reference: bool) -> Forecast:
     return _recorded(run, name, found)
 
 
-def rollouts(run, name: str, rows, updates: int, answers: int, config: ppo.PPOConfig, tokens_per_second: float):
+def rollouts(
+    run, name: str, rows, updates: int, answers: int, config: ppo.PPOConfig, tokens_per_second: float, pace: float = 1.0
+):
     """Predict, record and print PPO: tokens written at a measured rate, read by policy and reference, and the updates.
 
     Args:
         rows: encoded answers of the policy to start from, such as the first rollout will be.
         answers: of one rollout.
         tokens_per_second: at which this policy was seen to write. The first rollout counts too.
+        pace: how many times as long as predicted a training like this one took.
 
     Raises:
         ResourceError: as `forecast.forecast`.
@@ -61,7 +64,7 @@ def rollouts(run, name: str, rows, updates: int, answers: int, config: ppo.PPOCo
     # Policy and reference read a rollout once, forward only: 4 operations a weight and token, as one pass of LoRA.
     read = found.seconds / config.epochs
     written = sum(label != encoding.IGNORE for row in rows["labels"] for label in row) / len(rows) * updates * answers
-    seconds = found.seconds + read + written / tokens_per_second
+    seconds = pace * (found.seconds + read) + written / tokens_per_second
     return _recorded(run, name, Forecast(found.parts, seconds, found.dollars * seconds / found.seconds))
 
 

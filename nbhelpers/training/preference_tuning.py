@@ -107,15 +107,20 @@ def dpo_trainer(
             peft_config=peft_config,
         )  # fmt: skip
     audit(made.train_dataset, tokenizer)
-    return ready(made, {"loss": f"{config.loss_type} {config.loss_weights} {beta}"})
+    tokens = sum(
+        2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in made.train_dataset
+    )
+    return ready(made, {"loss": f"{config.loss_type} {config.loss_weights} {beta}"}, tokens)
 
 
-def ready(trainer, facts: dict[str, str]):
+def ready(trainer, facts: dict[str, str], tokens: int):
     """A trainer of TRL's with a `Session`, as `session.train` takes it: watched, sealed, its adapter in float32.
 
     Args:
         facts: what tells this training from others of the same rows and settings, such as its loss.
+        tokens: that the whole training will read.
     """
+    trainer.planned_tokens = tokens
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch())
     for parameter in trainer.model.parameters():

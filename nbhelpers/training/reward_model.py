@@ -160,7 +160,7 @@ def trainer(run, model, tokenizer, rows, rank: int, name: str = "reward_model", 
         model, config, train_dataset=ordered.select_columns(["chosen_ids", "rejected_ids"]),
         processing_class=tokenizer, peft_config=lora_config(rank),
     )  # fmt: skip
-    return preference_tuning.ready(made, {"loss": "Bradley-Terry"})
+    return preference_tuning.ready(made, {"loss": "Bradley-Terry"}, sum(map(len, ordered["input_ids"])))
 
 
 @torch.no_grad()

@@ -38,6 +38,27 @@ def test_the_settings_tell_tokens_kernels_and_checkpointing_apart(monkeypatch):
     assert len(set(peaks)) == len(peaks), "two settings that cannot be told apart"
 
 
+def test_the_fused_loss_is_the_plain_one(monkeypatch):
+    monkeypatch.syspath_prepend(str(repository_root() / "benchmarks"))
+    import gpu_memory
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**gpu_memory.TINY), dtype=torch.float32).train()
+    ids = torch.randint(3, 512, (3, 200))
+    gradients = []
+    for loss in (model(input_ids=ids, labels=ids).loss, gpu_memory.fused_loss(model, ids)):
+        loss.backward()
+        gradients.append((loss.item(), model.get_output_embeddings().weight.grad.clone()))
+        model.zero_grad()
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    assert torch.allclose(gradients[0][1], gradients[1][1], atol=1e-6)
+    plain = {"model": "Llama-3.1-8B", "method": "lora", "checkpointing": True, "attention": "sdpa", "length": 2048}
+    plain, fused = (plain | {"batch": 2, "fused_loss": fused} for fused in (False, True))
+    assert gpu_memory.predicted(plain, "cuda") - gpu_memory.predicted(fused, "cuda") > 5 * 2**30, "nearly all logits"
+
+
 def test_four_bits_replace_the_weights_one_by_one(monkeypatch):
     monkeypatch.syspath_prepend(str(repository_root() / "benchmarks"))
     import bitsandbytes

@@ -159,6 +159,8 @@ def test_describe_is_one_line():
         line == "failed       02_bad  1 min 01 s  cell 3 (ab) train(trainer): ParameterError: these are wrong: - seed"
     )
     assert report.describe(entry("01_good")) == "completed    01_good  1 min 01 s"
+    told = report.describe(entry("01_good") | {"forecast_seconds": 70.0})
+    assert told == "completed    01_good  1 min 01 s (forecast 1 min 10 s after a quarter)"
 
 
 def test_a_figure_of_a_study_is_told_from_those_of_the_run(folder):

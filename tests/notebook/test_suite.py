@@ -249,6 +249,24 @@ def test_the_eta_follows_the_pace_of_the_cells_that_are_done(tmp_path):
     assert task.left(["other", "own"], 14.0, 10.0) == 86, "none that it has"
 
 
+def test_the_whole_notebook_is_forecast_after_a_quarter_of_it(tmp_path):
+    reference = {"import": 4.0, "ask": 20.0, "read": 6.0, "train": 60.0, "page": 10.0}
+    task = plan.Task("01_a", tmp_path, tmp_path, {}, {}, seconds=100.0, cells=reference)
+
+    def executed(**took):
+        cells = [
+            new_code_cell("1", id=name, metadata={"papermill": {"start_time": "2025-01-01", "duration": seconds}})
+            for name, seconds in took.items()
+        ]
+        return new_notebook(cells=cells)
+
+    slower = {name: 1.5 * seconds for name, seconds in reference.items()} | {"train": 300.0}
+    assert task.forecast(executed(**slower)) == pytest.approx(1.5 * 30 + 1.5 * 70), "train was not yet seen"
+    assert task.forecast(executed(**{name: slower[name] for name in ("import", "ask")})) is None
+    assert plan.Task("01_a", tmp_path, tmp_path, {}, {}).forecast(executed(**slower)) is None, "no reference"
+    assert task.forecast(None) is None
+
+
 def test_wrong_input_starts_nothing(tmp_path, capsys, monkeypatch):
     path = write(tmp_path, "01_a", "1")
     other = tmp_path / "other"

@@ -39,6 +39,8 @@ def test_a_rollout_takes_the_time_of_its_tokens(smoke_run):
     call = (smoke_run, "PPO", rows, 3, 16, ppo.PPOConfig())
     slow, fast = (preference_forecast.rollouts(*call, tokens_per_second=speed).seconds for speed in (1, 1e9))
     assert slow - fast == pytest.approx(3 * 16 * 10, rel=0.05)
+    behind = preference_forecast.rollouts(*call, tokens_per_second=1e9, pace=3.0).seconds
+    assert behind == pytest.approx(3 * fast, rel=0.01)
 
 
 def test_what_does_not_fit_is_refused(smoke_run, monkeypatch):

@@ -56,6 +56,8 @@ def test_the_loss_begins_at_log_2_and_is_that_of_the_paper_once_the_policy_moved
     made.model.eval()
     assert batch_loss(made, 4) == pytest.approx(math.log(2), abs=1e-5)
     done = session.train(made)
+    assert done.tokens == made.planned_tokens
+    assert done.probed_seconds > 0
     made.model.eval()
     assert done.losses[-1] < done.losses[0]
     assert done.tokens > 0

@@ -29,7 +29,8 @@ def trained(smoke, tmp_path_factory):
     trainer = reward_model.trainer(run(folder, max_steps=12, per_device_train_batch_size=8), base, smoke[1], rows, 4)
     first = trainer.compute_loss(trainer.model, trainer.data_collator([rows[i] for i in range(4)])).item()
     done = session.train(trainer)
-    assert done.tokens > 0
+    assert done.tokens == trainer.planned_tokens > 0
+    assert done.probed_seconds > 0
     return trainer, rows, first
 
 
