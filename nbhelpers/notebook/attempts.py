@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+from nbhelpers.core import redaction
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.core.storage import read_json
 from nbhelpers.notebook import copies, launch, runner
@@ -49,7 +50,7 @@ def attempts(
     show: Callable[[dict | None, float], None] = lambda notebook, seconds: None,
     say: Callable[[str], None] = print,
 ) -> Result:
-    """Run a task; a training goes on from what the last attempt, or an earlier start of the very same task, left.
+    """Run a task; a training goes on from what the last attempt, or an earlier start with the same code, left.
 
     Args:
         facts: of `launch.facts`.
@@ -59,16 +60,20 @@ def attempts(
     """
     stop = stop or Stop()
     limits, values = Limits(options.timeout, options.memory_bytes, threads), dict(task.values)
-    same = not launch.differences(read_json(task.folder / launch.FILE), facts)
+    begun = launch.earlier(task.folder) or facts
+    anew = options.anew or any(begun.get(name) != facts[name] for name in ("code", "versions"))
     for attempt in range(1, options.retry + 2):
-        if "resume" in task.declared.keys() - task.values.keys() and (attempt > 1 or (same and not options.anew)):
-            values["resume"] = "auto"
+        if "resume" in task.declared.keys() - task.values.keys():
+            values["resume"] = "never" if anew and attempt == 1 else "auto"
         try:
             result = runner.run_one(task.path, task.folder, values, limits, show, stop, facts)
         except OSError as error:
-            result = Result(task.notebook, "failed", f"{task.folder} cannot be written to: {error.strerror}")
-        forecast = task.forecast(read_json(task.folder / task.path.name))
-        result = replace(result, point=task.point, attempts=attempt, forecast_seconds=forecast)
+            reason = redaction.redact(f"{task.folder} cannot be written to: {error.strerror}")
+            result = Result(task.notebook, "failed", reason)
+        else:
+            executed = read_json(task.folder / f"{task.notebook}.ipynb")
+            result = replace(result, forecast_seconds=task.forecast(executed))
+        result = replace(result, point=task.point, attempts=attempt)
         if result.status != "failed" or attempt > options.retry or stop.reason:
             break
         say(f"{describe(asdict(result))}; it is started again")
@@ -76,11 +81,11 @@ def attempts(
 
 
 def copied(task: Task, result: Result, address: str | None) -> Result:
-    """The result, after the task's folder was copied to an address; where that fails, its reason says so."""
+    """The result, after the task's folder was copied to an address; where that fails, so has the task."""
     if address:
         try:
             copies.copy(task.folder, f"{address.rstrip('/')}/{task.name}")
         except NotebookError as error:
-            reason = "; ".join(filter(None, (result.reason, f"not copied: {error}")))
-            result = replace(result, reason=reason)
+            reason = "; ".join(filter(None, (result.reason, redaction.redact(f"not copied: {error}"))))
+            result = replace(result, status="failed", reason=reason)
     return result

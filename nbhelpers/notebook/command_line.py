@@ -209,10 +209,11 @@ def _batch(options: argparse.Namespace, tasks: list[plan.Task], dollars_per_hour
     page = report.write_index(folder)
     if address:
         copies.copy(folder, address, without="artifacts")  # those were copied as they came
-    print()
-    for result in results:
-        print(report.describe(vars(result)))
-    print(f"\n{page}")
+    lines = [report.describe(vars(result)) for result in results]
+    try:
+        print("", *lines, f"\n{page}", sep="\n", flush=True)
+    except BrokenPipeError:  # nobody reads any more: the batch has ended as it has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return {result.status for result in results}
 
 

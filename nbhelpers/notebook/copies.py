@@ -34,6 +34,25 @@ def copy(folder: Path, address: str, without: str = LEFT_OUT) -> int:
     return len(names)
 
 
+def fetch(address: str, folder: Path) -> int:
+    """Bring back what was copied to an address, and return how many files that were; 0 where nothing lies there.
+
+    Raises:
+        NotebookError: the address cannot be used, or read.
+    """
+    try:
+        system, root = fsspec.core.url_to_fs(address)
+        names = system.find(root) if system.exists(root) else []
+        for name in names:
+            target = folder / name[len(root.rstrip("/")) + 1 :]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            system.get_file(name, str(target))
+    except Exception as error:  # each file system has its own kinds
+        said = f"{type(error).__name__}: {error}"
+        raise NotebookError(f"{address} cannot be read ({said}). Check the address and its credentials.") from None
+    return len(names)
+
+
 def check(address: str) -> None:
     """Raises NotebookError where nothing can be written to an address; it is tried with a small file."""
     with tempfile.TemporaryDirectory() as folder:

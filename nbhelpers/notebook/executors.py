@@ -7,6 +7,7 @@ adapters, stays where it was made, unless the output folder is one that all mach
 
 import contextlib
 import io
+import os
 import threading
 import zipfile
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from nbhelpers.core import hardware, storage
+from nbhelpers.core import hardware, redaction, storage
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.core.progress import duration
 from nbhelpers.notebook import notebook_file, runner
@@ -23,6 +24,7 @@ from nbhelpers.notebook.attempts import Options, attempts
 from nbhelpers.notebook.plan import Task
 from nbhelpers.notebook.runner import Result, Stop
 
+HANDED_ON = ("HF_TOKEN", "NBHELPERS_CHECKPOINTS")  # environment variables that hold on every machine
 LOST = 3  # times that a task is begun anew when its machine is lost
 
 
@@ -106,8 +108,9 @@ class Ray:
 
     def __enter__(self):
         if not self.ray.is_initialized():
-            left_out = ["outputs", "wheelhouse", ".venv", ".git", "**/__pycache__"]
-            environment = {"working_dir": str(storage.repository_root()), "excludes": left_out}
+            left_out = ["outputs/*", "!outputs/reference", "wheelhouse", ".venv", ".git", "**/__pycache__"]
+            handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+            environment = {"working_dir": str(storage.repository_root()), "excludes": left_out, "env_vars": handed_on}
             self.ray.init(runtime_env=environment, log_to_driver=False, logging_level="error")
         return self
 
@@ -136,8 +139,9 @@ class Ray:
         except Exception as error:  # a worker that was lost too often, or cancelled; Ray's errors have no common base
             if self.stop.reason:
                 return Result(task.notebook, "interrupted", self.stop.reason, point=task.point)
-            return Result(task.notebook, "failed", f"on Ray: {type(error).__name__}: {error}"[:500], point=task.point)
-        task.folder.mkdir(parents=True, exist_ok=True)
+            reason = redaction.redact(f"on Ray: {type(error).__name__}: {error}")[:500]
+            return Result(task.notebook, "failed", reason, point=task.point)
+        runner.clear(task.folder)
         with zipfile.ZipFile(io.BytesIO(files)) as archive:
             archive.extractall(task.folder)
         return result

@@ -1,11 +1,12 @@
 """What a notebook is started with, so that the same command later knows whether its result still stands.
 
 The facts are its code and the modules and data files that it uses, its parameters, the versions of the libraries, and a
-hash of every file or folder that a parameter names. A model or data set that is named by its address on a hub counts by
-that name alone.
+hash of every file or folder that a parameter names, and of the packages that the embedded data are read from. A model
+or data set that is named by its address on a hub counts by that name alone.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -15,9 +16,11 @@ from typing import Any
 from nbhelpers.core import environment, fingerprint, storage
 from nbhelpers.core.parameters import BOOKKEEPING
 from nbhelpers.core.run import DISTRIBUTIONS
+from nbhelpers.data import pydocs
 from nbhelpers.notebook import notebook_file
 
 FILE = "launch.json"
+SEAL = "metrics"  # the key of FILE under which the sha256 of metrics.json stands
 
 
 def _digest(path: Path) -> str:
@@ -41,6 +44,12 @@ def _inputs(values: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def _corpus() -> str:
+    """A hash of the packages that the embedded data are read from; they do not change while a batch runs."""
+    return pydocs.fingerprint()
+
+
 def _code(path: Path) -> dict[str, Any]:
     """Of the cells a hash of what stands in them, of modules and data files as `fingerprint.of_notebook`."""
     sources = [notebook_file.source_of(cell) for _, cell in notebook_file.code_cells(notebook_file.read_notebook(path))]
@@ -59,14 +68,28 @@ def facts(path: Path, declared: dict[str, Any], values: dict[str, Any], before: 
         before: folders of the notebooks of this run whose artefacts it uses.
     """
     parameters = {name: x for name, x in (declared | values).items() if name not in BOOKKEEPING - {"study"}}
+    code = _code(path)
+    corpus = {"pydocs": _corpus()} if "data.pydocs" in code["modules"] else {}
     found = {
-        "code": _code(path),
+        "code": code,
         "parameters": parameters,
         "versions": environment.versions(DISTRIBUTIONS),
-        "inputs": _inputs(parameters),
+        "inputs": _inputs(parameters) | corpus,
         "before": {folder.name: _digest(folder / FILE) for folder in before if (folder / FILE).exists()},
     }
     return json.loads(json.dumps(found))  # as it is read again
+
+
+def seal(folder: Path) -> None:
+    """Note beside the facts which metrics.json this start has completed with: no other one stands for them."""
+    begun = storage.read_json(folder / FILE)
+    storage.write_json(folder / FILE, begun | {SEAL: storage.sha256_of(folder / "metrics.json")})
+
+
+def earlier(folder: Path) -> dict[str, Any] | None:
+    """The facts of the last start in a folder; None where none is known."""
+    begun = storage.read_json(folder / FILE)
+    return {name: x for name, x in begun.items() if name != SEAL} if isinstance(begun, dict) else None
 
 
 def differences(before: dict | None, now: dict[str, Any]) -> list[str]:
@@ -98,4 +121,11 @@ def still_stands(folder: Path, now: dict[str, Any]) -> list[str]:
     metrics = storage.read_json(folder / "metrics.json")
     if not isinstance(metrics, dict) or metrics.get("status") != "completed":
         return ["it has not completed"]
-    return differences(storage.read_json(folder / FILE), now)
+    said = differences(earlier(folder), now)
+    if not said:
+        sealed = storage.read_json(folder / FILE).get(SEAL)
+        if sealed is None:
+            return ["it has not completed"]
+        if sealed != storage.sha256_of(folder / "metrics.json"):
+            return ["its metrics.json is of a run by hand"]
+    return said

@@ -53,10 +53,16 @@ def described(cells: list[dict]) -> list[str]:
 
 
 def _linked(html: str, folder: Path) -> str:
-    """The HTML with links between notebooks, which hold in `notebooks/`, made to hold in a folder of a run."""
+    """The HTML with links between notebooks, which hold in `notebooks/`, made to hold in a folder of a run.
+
+    From a folder outside of the repository a link would name the folders in between: it is left out.
+    """
+    root = storage.repository_root()
 
     def link(match: re.Match) -> str:
-        target = storage.repository_root() / "notebooks" / match[1]
+        target = root / "notebooks" / match[1]
+        if target.exists() and not folder.resolve().is_relative_to(root):
+            return ""
         return f'href="{Path(os.path.relpath(target, folder)).as_posix()}"' if target.exists() else match[0]
 
     return re.sub(r'href="([^":#]+\.ipynb)"', link, html)

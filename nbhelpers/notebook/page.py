@@ -61,6 +61,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
   .title .soft { margin-left: 0; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .4rem; }
   .blocks, .blocks tbody, .blocks tr { display: block; } .blocks thead { display: none; }
+  .sortable thead { display: block; } .sortable th { display: inline-block; padding: .2rem 1rem .2rem 0; border: 0; }
   .blocks tr { padding: .5rem 0; border-bottom: 1px solid var(--line); } .blocks tr:last-child { border-bottom: 0; }
   .blocks td { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem 0; border: 0;
     white-space: normal; text-align: right; min-width: 0; }

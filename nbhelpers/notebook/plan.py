@@ -16,7 +16,7 @@ from nbhelpers.core import hardware, profiles, storage
 from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.core.parameters import Parameter, check_parameters
 from nbhelpers.core.progress import duration
-from nbhelpers.core.redaction import SECRET, SECRET_NAME
+from nbhelpers.core.redaction import SECRET_NAME, holds_secret
 from nbhelpers.notebook import launch, notebook_file, runner
 from nbhelpers.notebook.reference import reference_cells, reference_peak, reference_seconds
 
@@ -28,8 +28,8 @@ class Task:
     """One notebook with one set of parameters.
 
     `point` is the name of its point of a sweep, empty without one; `after` are the notebooks of the same point that go
-    before it; `seconds` and `memory_bytes` are what its reference took, None where there is none of this profile, and
-    `cells` has the seconds of each of its cells by id.
+    before it; `sized_for` is the profile that `auto` means here; `seconds` and `memory_bytes` are what its reference
+    took, None where there is none of this profile, and `cells` has the seconds of each of its cells by id.
     """
 
     notebook: str
@@ -39,6 +39,7 @@ class Task:
     declared: dict[str, Any]
     point: str = ""
     after: tuple[str, ...] = ()
+    sized_for: str = ""
     seconds: float | None = None
     memory_bytes: int | None = None
     cells: dict[str, float] = field(default_factory=dict)
@@ -87,7 +88,8 @@ class Task:
 
     def facts(self) -> dict[str, Any]:
         """What its result depends on, as it is now: `launch.facts`."""
-        return launch.facts(self.path, self.declared, self.values, [self.folder.parent / name for name in self.after])
+        values = self.values | ({"profile": self.sized_for} if "profile" in self.declared and self.sized_for else {})
+        return launch.facts(self.path, self.declared, values, [self.folder.parent / name for name in self.after])
 
     def __str__(self) -> str:
         took = "time not known" if self.seconds is None else duration(self.seconds)
@@ -172,7 +174,7 @@ def point_name(point: dict[str, Any]) -> str:
 
 def _check(name: str, declared: dict[str, Parameter], values: dict[str, Any]) -> list[str]:
     """What is wrong with these values for a notebook, in words. A secret is not shown."""
-    secret = {key for key, x in values.items() if SECRET_NAME.search(key) or SECRET.search(str(x))}
+    secret = {key for key, x in values.items() if SECRET_NAME.search(key) or holds_secret(str(x))}
     problems = [
         f"{name}: {key} looks like a secret, and every parameter is written into the executed notebook. Set it in the "
         "environment (HF_TOKEN, ...) instead"
@@ -236,10 +238,10 @@ def tasks(
     if base == root / "outputs" / "reference":
         raise ParameterError("run_id='reference' is the folder of the committed results; take another.")
     _refuse_circles(sources)
-    for point, values in (named or {"": {}}).items():
+    for point, own_values in (named or {"": {}}).items():
         own = {"run_id": point, "output_dir": Path(output_dir, run_id).as_posix()} if point else {}
         for name, notebook in sources.items():
-            declared, both = notebook_file.declared(notebook), parameters | values
+            declared, both = notebook_file.declared(notebook), parameters | own_values
             if fixed := given.keys() & both.keys():
                 problems.append(f"{', '.join(sorted(fixed))}: set with --profile, --run-id and --output-dir")
                 continue
@@ -247,11 +249,12 @@ def tasks(
             problems += _check(name, declared, both)
             placed = {key: x for key, x in (given | own).items() if key in declared}
             folder = base / point / name
-            measured = (reference_seconds, reference_peak, reference_cells)
-            took = [of_reference(name, sized_for, reference_folder) for of_reference in measured]
+            seconds = reference_seconds(name, sized_for, reference_folder, both.get("max_steps"))
+            took = [of(name, sized_for, reference_folder) for of in (reference_peak, reference_cells)]
             defaults = {key: parameter.default for key, parameter in declared.items()}
             after = tuple(other for other in notebook_file.goes_after(notebook) if other in paths)
-            out.append(Task(name, paths[name], folder, placed | both, defaults, point, after, *took))
+            values = placed | both
+            out.append(Task(name, paths[name], folder, values, defaults, point, after, sized_for, seconds, *took))
     if problems:
         lines = "\n  - ".join(dict.fromkeys(problems))
         raise ParameterError(f"Nothing was started; these parameters are wrong:\n  - {lines}")

@@ -1,6 +1,7 @@
 """The committed reference: an executed notebook as a reader compares with it, and what code it was made by."""
 
 import json
+import math
 import re
 import socket
 from pathlib import Path
@@ -16,11 +17,22 @@ REFERENCE_BYTES = 1_500_000  # that one executed notebook may have to be committ
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def reference_seconds(name: str, profile: str | None, reference_folder: Path) -> float | None:
-    """The wall time of a notebook in the reference run; None where that run has another profile or is missing."""
+def reference_seconds(
+    name: str, profile: str | None, reference_folder: Path, max_steps: int | None = None
+) -> float | None:
+    """The wall time of a notebook in the reference run; None where that run has another profile or is missing.
+
+    Args:
+        max_steps: for which the time of the trainings in it is converted; None: as the reference.
+    """
     metrics, manifest = (read_json(reference_folder / name / f"{part}.json") or {} for part in ("metrics", "manifest"))
     same = profile is not None and manifest.get("resolved", {}).get("profile") == profile
-    return metrics.get("measured", {}).get("notebook_seconds") if same else None
+    measured, steps = metrics.get("measured", {}), manifest.get("resolved", {}).get("max_steps")
+    seconds = measured.get("notebook_seconds") if same else None
+    if seconds is None or not isinstance(max_steps, int) or not steps:
+        return seconds
+    trainings = math.fsum(x for key, x in measured.items() if key.endswith(".seconds"))
+    return seconds + trainings * (max_steps / steps - 1)
 
 
 def reference_cells(name: str, profile: str | None, reference_folder: Path) -> dict[str, float]:

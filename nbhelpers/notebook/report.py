@@ -12,7 +12,7 @@ from nbhelpers.core import progress, storage
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.notebook import notebook_file, notebook_page
 from nbhelpers.notebook.page import page
-from nbhelpers.notebook.run_folder import NotebookRun, notebooks_of, write_results
+from nbhelpers.notebook.run_folder import NotebookRun, notebooks_of, without_folders, write_results
 from nbhelpers.notebook.verdicts import is_difference, verdict
 
 CURRENCIES = {"dollars", "usd", "$"}
@@ -156,7 +156,8 @@ def _circumstances(manifest: dict[str, Any]) -> str:
     """A closed details element: profile, parameters, commit, hardware and versions."""
     facts: dict[str, Any] = {key: manifest[key] for key in ("started_at", "commit", "dtype") if manifest.get(key)}
     resolved, machine = manifest.get("resolved") or {}, manifest.get("hardware") or {}
-    facts |= {key: resolved[key] for key in ("profile", "model_id", "dataset", "seed", "study") if key in resolved}
+    shown = ("profile", "model_id", "dataset", "seed", "study")
+    facts |= {key: without_folders(resolved[key]) for key in shown if key in resolved}
     facts |= {key: quantity(x, "bytes") if key.endswith("memory") else x for key, x in machine.items() if x}
     facts |= manifest.get("versions") or {}
     rows = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.core import storage
+from nbhelpers.core import redaction, storage
 from nbhelpers.core.parameters import BOOKKEEPING
 from nbhelpers.core.storage import read_json
 from nbhelpers.cost import prices
@@ -15,8 +15,15 @@ from nbhelpers.notebook.verdicts import verdict
 
 
 def _read_object(path: Path) -> dict:
+    """The object in a JSON file, for others to see: without secrets and folders of this machine; empty without one."""
     content = read_json(path)
-    return content if isinstance(content, dict) else {}
+    return redaction.redacted(content) if isinstance(content, dict) else {}
+
+
+def without_folders(value: Any) -> Any:
+    """A value, of a path by itself its last part: the folders before it are those of a machine."""
+    absolute = isinstance(value, str) and value.startswith(("/", "~")) and len(Path(value).parts) > 1
+    return f"…/{Path(value).name}" if absolute else value
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,14 @@ class NotebookRun:
         """The parameters that differ from the notebook's own, bookkeeping left out."""
         declared, given = self.manifest.get("declared") or {}, self.manifest.get("parameters") or {}
         return {
-            name: x for name, x in given.items() if name not in BOOKKEEPING and name in declared and x != declared[name]
+            name: without_folders(x)
+            for name, x in given.items()
+            if name not in BOOKKEEPING and name in declared and x != declared[name]
         }
 
     def parameter(self, name: str) -> Any:
         """The value that a parameter was given, or the notebook's own; empty where it is not known."""
-        return (self.manifest.get("parameters") or {}).get(name, "")
+        return without_folders((self.manifest.get("parameters") or {}).get(name, ""))
 
     @property
     def dollars(self) -> float | None:

@@ -135,15 +135,20 @@ def _judge(notebook: dict | None, exit_code: int, folder: Path, log: str, begun:
     return None, None
 
 
-def _prepare(folder: Path, facts: dict | None) -> int:
-    """Make the folder ready: nothing of an earlier run is left that a reader could take for this one's.
+def clear(folder: Path) -> None:
+    """Leave nothing of an earlier run that a reader could take for the next one's.
 
-    Artifacts stay, they are found by their hashes. Returns the time (ns) that the file system gives a file now.
+    Artifacts stay, they are found by their hashes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("metrics.json", "manifest.json", "papermill.log", f"{folder.name}.ipynb")
+    names = ("metrics.json", "manifest.json", "papermill.log", f"{folder.name}.ipynb", f"{folder.name}.html")
     for stale in (*(folder / name for name in names), *folder.glob("figures/*.png")):
         stale.unlink(missing_ok=True)
+
+
+def _prepare(folder: Path, facts: dict | None) -> int:
+    """`clear` the folder and note the facts there; the time (ns) that the file system gives a file now."""
+    clear(folder)
     storage.write_json(folder / launch.FILE, facts or {})
     return (folder / launch.FILE).stat().st_mtime_ns
 
@@ -167,12 +172,15 @@ def run_one(
 
     Raises OSError where the folder cannot be written to.
     """
-    output, begun, mark = folder / path.name, _prepare(folder, facts), f"NBHELPERS_CHILD_OF_{uuid4().hex}"
+    output, begun = folder / f"{folder.name}.ipynb", _prepare(folder, facts)
+    mark = f"NBHELPERS_CHILD_OF_{uuid4().hex}"
     package = Path(nbhelpers.__file__).resolve().parent.parent  # the notebook shall import this very package
     search_path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {mark: "1", "PYTHONPATH": search_path}
     if limits.threads:
-        environment = {"OMP_NUM_THREADS": str(limits.threads)} | environment | {CORES: str(limits.threads)}
+        stated = os.environ.get("OMP_NUM_THREADS", "")
+        threads = min(limits.threads, int(stated)) if stated.isdigit() else limits.threads
+        environment |= {"OMP_NUM_THREADS": str(threads), CORES: str(limits.threads)}
     start, process, seen, looked, ended, meter = time.monotonic(), None, None, None, None, usage.Meter()
     # Neither what it prints nor its sockets are in the folder, whose disk may be full.
     with tempfile.TemporaryFile() as stream, tempfile.TemporaryDirectory(prefix="nbhelpers-") as sockets:
@@ -210,6 +218,8 @@ def run_one(
     if status is None:
         reason, cell = _judge(notebook, exit_code, folder, log, begun)
         status = "failed" if reason else "completed"
+    if status == "completed":
+        launch.seal(folder)
     if reason:
         with contextlib.suppress(OSError):  # a full disk
             (folder / "papermill.log").write_text(log, encoding="utf-8")

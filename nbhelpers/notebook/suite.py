@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from nbhelpers.core import redaction, storage
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.core.storage import read_json
-from nbhelpers.notebook import attempts, executors, launch, runner
+from nbhelpers.notebook import attempts, copies, executors, launch, runner
 from nbhelpers.notebook.attempts import Options
 from nbhelpers.notebook.executors import Printer
 from nbhelpers.notebook.plan import Task
@@ -41,11 +41,12 @@ class _Batch:
         self.running: dict[Future, Task] = {}
         self.results = recorded(folder)
         self.failed = False
-        self.begun = time.monotonic()
+        self.spent, self.looked = 0.0, time.monotonic()
 
     def run(self) -> list[Result]:
         """Begin tasks as they become ready until all have ended."""
         with self.executor:
+            self._fetch()
             while self.waiting or self.running:
                 if reason := self._end():
                     for task in self.waiting:
@@ -63,6 +64,15 @@ class _Batch:
                     del self.running[future]
         return [self.results[task.name] for task in self.tasks]
 
+    def _fetch(self) -> None:
+        """On a fresh machine, bring back what an earlier one has copied to the address: it may be done."""
+        for task in self.tasks if self.options.copy_to and not self.options.anew else ():
+            if not (task.folder / launch.FILE).exists():
+                try:
+                    copies.fetch(f"{self.options.copy_to.rstrip('/')}/{task.name}", task.folder)
+                except NotebookError as error:
+                    self.printer.line(redaction.redact(f"{task.name}: {error}"))
+
     def _guarded(self, task: Task, step: Callable, argument) -> None:
         """Take a step; whatever goes wrong with one task is that task's failure and ends no other."""
         try:
@@ -73,9 +83,12 @@ class _Batch:
 
     def _end(self) -> str | None:
         """Why nothing more may begin, if so."""
-        cost, most = (time.monotonic() - self.begun) / 3600 * self.options.dollars_per_hour, self.options.max_dollars
-        if most is not None and cost > most and not self.stop.reason:
-            self.stop.reason = f"the batch has cost ${cost:.2f}, more than the limit of ${most:g}"
+        machines = max(1, len(self.running)) if self.options.executor == "ray" else 1
+        seconds, self.looked = time.monotonic() - self.looked, time.monotonic()
+        self.spent += machines * seconds / 3600 * self.options.dollars_per_hour
+        most = self.options.max_dollars
+        if most is not None and self.spent > most and not self.stop.reason:
+            self.stop.reason = f"the batch has cost ${self.spent:.2f}, more than the limit of ${most:g}"
         return self.stop.reason or ("an earlier notebook failed" if self.options.fail_fast and self.failed else None)
 
     def _ready(self) -> Task | None:
@@ -136,7 +149,7 @@ def why_again(task: Task) -> list[str]:
 
 
 @contextlib.contextmanager
-def _signals(stop: Stop, printer: Printer):
+def _signals(stop: Stop, printer: Printer, on_ray: bool):
     """Ctrl-C, SIGTERM and a lost terminal stop the batch while the block runs; a second one at once.
 
     Only the main thread can have that.
@@ -149,7 +162,8 @@ def _signals(stop: Stop, printer: Printer):
         stop.at_once = stop.reason is not None
         if stop.reason is None:
             stop.reason = "interrupted by the user"
-            printer.line(f"stopping: up to {runner.GRACE_SECONDS:.0f} s for what trains to save; again to stop at once")
+            saving = f"up to {runner.GRACE_SECONDS:.0f} s for what trains to save; again to stop at once"
+            printer.line("stopping: the workers are killed" if on_ray else f"stopping: {saving}")
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -195,7 +209,7 @@ def run_suite(
     try:
         printer = Printer(stream or sys.stdout, options.jobs == 1)
         batch = _Batch(tasks, folder, options, printer)
-        with _signals(batch.stop, printer):
+        with _signals(batch.stop, printer, options.executor == "ray"):
             return batch.run()
     finally:
         lock.release()

@@ -11,6 +11,7 @@ from typing import Any
 from nbhelpers.core.errors import NotebookError
 from nbhelpers.core.parameters import BOOKKEEPING
 from nbhelpers.core.storage import read_json
+from nbhelpers.notebook import notebook_file
 
 EXACT = 1e-3  # relative difference up to which a metric without an interval is the same
 
@@ -66,37 +67,52 @@ def changed_parameters(folder: Path, other: Path) -> dict[str, tuple]:
     return {"profile": changed["profile"]} if "profile" in changed else changed
 
 
-def _runs(run_folder: Path) -> list[Path]:
-    """The folders of the completed notebooks of a run. Raises NotebookError where there is none."""
-    found = sorted(path.parent for path in Path(run_folder).glob("*/metrics.json"))
-    if not found:
+def _ended(run_folder: Path) -> dict[str, str]:
+    """Name, with the point of a sweep in front -> status of each notebook in suite.json; empty without that file."""
+    entries = read_json(Path(run_folder) / "suite.json")
+    entries = [x for x in entries if {"notebook", "status"} <= x.keys()] if isinstance(entries, list) else []
+    return {notebook_file.name_at(x.get("point"), x["notebook"]): x["status"] for x in entries}
+
+
+def _runs(run_folder: Path) -> dict[str, Path]:
+    """Name -> folder of each completed notebook of a batch or by hand. Raises NotebookError where there is none."""
+    root, ended = Path(run_folder), _ended(run_folder)
+    names = {path.parent.name for path in root.glob("*/metrics.json")} | ended.keys()
+    said = {name: (read_json(root / name / "metrics.json") or {}).get("status") for name in sorted(names)}
+    completed = [name for name, status in said.items() if {status, ended.get(name, status)} == {"completed"}]
+    if not completed:
         raise NotebookError(f"{run_folder} holds no completed notebook: no folder in it has a metrics.json.")
-    return found
+    return {name: root / name for name in completed}
 
 
 def check(run_folder: Path, reference_folder: Path) -> tuple[list[str], bool]:
     """Lines that say, notebook by notebook, whether a run gave what the reference did; and whether all of it did.
 
-    A notebook that ran under other parameters than the reference is named and not compared.
+    A notebook that ran under other parameters than the reference is named and not compared. One that did not complete
+    is not what the reference gave; nor is a run of which nothing could be compared.
 
     Raises NotebookError: the run has no completed notebook.
     """
-    lines, good = [], True
-    for folder in _runs(run_folder):
+    runs, ended, compared = _runs(run_folder), _ended(run_folder), 0
+    lines = [f"{name}: {ended[name]}" for name in sorted(ended.keys() - runs.keys())]
+    good = not lines
+    for name, folder in runs.items():
         reference = Path(reference_folder, folder.name)
         if not (reference / "metrics.json").exists():
-            lines.append(f"{folder.name}: no reference")
+            lines.append(f"{name}: no reference")
             continue
         if changed := changed_parameters(folder, reference):
-            said = ", ".join(f"{name} {mine!r} instead of {theirs!r}" for name, (mine, theirs) in changed.items())
-            lines.append(f"{folder.name}: not compared, it ran with {said}")
+            said = ", ".join(f"{key} {mine!r} instead of {theirs!r}" for key, (mine, theirs) in changed.items())
+            lines.append(f"{name}: not compared, it ran with {said}")
             continue
-        found = differences(folder, reference)
+        found, missing = differences(folder, reference), _metrics(reference).keys() - _metrics(folder).keys()
         outside = [difference for difference in found if difference.beyond]
-        good = good and not outside
-        lines.append(f"{folder.name}: {len(found) - len(outside)} of {len(found)} metrics as expected")
+        compared += len(found)
+        good = good and not outside and not missing
+        lines.append(f"{name}: {len(found) - len(outside)} of {len(found)} metrics as expected")
         lines += [f"  {difference}" for difference in outside]
-    return lines, good
+        lines += [f"  {metric} is not in this run" for metric in sorted(missing)]
+    return lines + ([] if compared else ["nothing could be compared"]), good and compared > 0
 
 
 def compare(first: Path, second: Path) -> list[str]:
@@ -104,7 +120,7 @@ def compare(first: Path, second: Path) -> list[str]:
 
     Raises NotebookError: a run has no completed notebook, or they share none.
     """
-    mine, theirs = ({folder.name: folder for folder in _runs(path)} for path in (first, second))
+    mine, theirs = _runs(first), _runs(second)
     shared = [name for name in mine if name in theirs]
     if not shared:
         raise NotebookError(f"{first} and {second} have no completed notebook in common.")

@@ -18,6 +18,7 @@ output_dir: str = "outputs"
 learning_rate: float = 1e-3
 max_steps: int = 1
 force: bool = False
+resume: str = "auto"
 label: str = "a"
 """
 FINISH = """

@@ -37,7 +37,10 @@ def sweep(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     path = write(folder, "01_a", "import os; print(os.environ['OMP_NUM_THREADS'])")
     points = plan.grid(["learning_rate=1e-4,2e-4", "max_steps=8,16"])
-    return run([path], folder / "out", "smoke", "sweep", points=points, jobs=2), folder / "out" / "sweep"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        results = run([path], folder / "out", "smoke", "sweep", points=points, jobs=2)
+    return results, folder / "out" / "sweep"
 
 
 def test_every_point_of_a_grid_is_a_run_of_its_own(sweep):
@@ -307,7 +310,7 @@ def test_a_corrupt_notebook_starts_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_all_that_is_wrong_with_the_points_is_said_at_once(tmp_path):
+def test_all_that_is_wrong_with_the_points_is_said_at_once(tmp_path, monkeypatch):
     paths = [write(tmp_path, "01_a", "1"), write(tmp_path, "02_b", "1")]
     points = [{"max_stepz": 1}, {"learning_rate": 5.0}, {"label": "hf_abcdefghijklmnop"}, {"run_id": "x"}]
     with pytest.raises(ParameterError) as error:
@@ -317,6 +320,9 @@ def test_all_that_is_wrong_with_the_points_is_said_at_once(tmp_path):
                  "HF_TOKEN", "run_id: set with"):  # fmt: skip
         assert part in said
     assert "abcdefgh" not in said
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")  # no form of its own tells it
+    with pytest.raises(ParameterError, match="label looks like a secret"):
+        run(paths, tmp_path / "out", points=[{"label": "0123456789abcdef"}])
     assert not (tmp_path / "out").exists()
 
 
@@ -364,6 +370,11 @@ def test_an_address_that_cannot_be_used_is_named(tmp_path):
     assert copies.copy(tmp_path / "01_a", "memory://bucket/run") == 1
     with pytest.raises(NotebookError, match="cannot be copied to"):
         copies.copy(tmp_path / "01_a", "/proc/nowhere")
+    assert copies.fetch("memory://bucket/run", tmp_path / "back") == 1
+    assert (tmp_path / "back" / "metrics.json").read_text() == "{}"
+    assert copies.fetch("memory://bucket/nothing", tmp_path / "back") == 0
+    with pytest.raises(NotebookError, match="nosuch://bucket cannot be read"):
+        copies.fetch("nosuch://bucket", tmp_path / "back")
 
 
 def test_a_notebook_names_no_folder_of_this_machine(tmp_path):
@@ -434,6 +445,7 @@ def test_a_damaged_record_costs_nothing(content, tmp_path):
     storage.write_json(folder / "01_a" / "metrics.json", {"status": "completed", "measured": {"notebook_seconds": 7.0}})
     (task,) = plan.tasks([path], "auto", "default", tmp_path / "out", {}, [], tmp_path)
     storage.write_json(folder / "01_a" / launch.FILE, task.facts())
+    launch.seal(folder / "01_a")
     (folder / "suite.json").write_text(content)
     (result,) = run([path], tmp_path / "out", stream=ran)
     assert (result.status, result.seconds) == ("completed", 7.0)

@@ -64,6 +64,7 @@ def test_success(batch):
         assert (results[name].status, results[name].reason, results[name].exit_code) == ("completed", None, 0)
         assert results[name].seconds > 0
         assert not (folder / name / "papermill.log").exists()
+        assert (folder / name / f"{name}.ipynb").exists()  # where its page and the links look for it
 
 
 def test_parameters_keep_their_types_and_the_package_is_this_one(batch):
@@ -218,6 +219,11 @@ def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
     storage.write_json(tmp_path / "01_a" / "metrics.json", {"measured": {"notebook_seconds": 100.0}})
     storage.write_json(tmp_path / "01_a" / "manifest.json", {"resolved": {"profile": "cpu"}})
     assert reference.reference_seconds("01_a", "cpu", tmp_path) == 100.0
+    trained = {"notebook_seconds": 100.0, "LoRA.seconds": 30.0, "LoRA.probed_seconds": 30.0, "LoRA.dollars": 1.0}
+    storage.write_json(tmp_path / "03_c" / "metrics.json", {"measured": trained})
+    storage.write_json(tmp_path / "03_c" / "manifest.json", {"resolved": {"profile": "cpu", "max_steps": 28}})
+    assert reference.reference_seconds("03_c", "cpu", tmp_path, 280) == 100.0 + 9 * 30.0
+    assert reference.reference_seconds("03_c", "cpu", tmp_path, None) == 100.0
     assert reference.reference_seconds("01_a", "smoke", tmp_path) is None
     assert reference.reference_seconds("01_a", None, tmp_path) is None
     assert reference.reference_seconds("02_b", "cpu", tmp_path) is None

@@ -10,7 +10,7 @@ from nbhelpers.notebook import command_line, verdicts
 
 def write(run, name: str, metrics: dict, **resolved):
     folder = run / name
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     entries = {
         key: {"value": value[0], "low": value[1], "high": value[2]} if isinstance(value, tuple) else {"value": value}
         for key, value in metrics.items()
@@ -42,6 +42,8 @@ def test_a_check_names_what_is_outside_and_what_cannot_be_compared(tmp_path):
     run, reference = tmp_path / "run", tmp_path / "reference"
     write(run, "01", {"rows": 7, "recall": (0.9, 0.8, 1.0)})
     write(reference, "01", {"rows": 7, "recall": (0.95, 0.9, 1.0), "gone": 1})
+    assert verdicts.check(run, reference) == (["01: 2 of 2 metrics as expected", "  gone is not in this run"], False)
+    write(reference, "01", {"rows": 7, "recall": (0.95, 0.9, 1.0)})
     assert verdicts.check(run, reference) == (["01: 2 of 2 metrics as expected"], True)
     write(run, "02", {"score": (0.1, 0.0, 0.2)})
     write(reference, "02", {"score": (0.5, 0.4, 0.6)})
@@ -58,6 +60,22 @@ def test_a_check_names_what_is_outside_and_what_cannot_be_compared(tmp_path):
     ]
     with pytest.raises(NotebookError, match="no completed notebook"):
         verdicts.check(tmp_path, reference)
+
+
+def test_a_run_of_which_nothing_was_compared_or_one_part_failed_is_not_as_expected(tmp_path):
+    write(tmp_path / "own", "mine", {"score": 1})
+    assert verdicts.check(tmp_path / "own", tmp_path) == (["mine: no reference", "nothing could be compared"], False)
+    write(tmp_path / "reference", "02", {"score": 1})
+    sweep = write(tmp_path / "sweep", "lora_rank-8/02", {"score": 1}).parents[1]
+    entry = {"notebook": "02", "point": "lora_rank-8", "status": "completed"}
+    (sweep / "suite.json").write_text(json.dumps([entry]))
+    assert verdicts.check(sweep, tmp_path / "reference") == (["lora_rank-8/02: 1 of 1 metrics as expected"], True)
+    assert verdicts.compare(sweep, sweep)[0].startswith("lora_rank-8/02: 0 of 1 metrics differ")
+    failed = {"notebook": "02", "point": "lora_rank-16", "status": "failed"}
+    (sweep / "suite.json").write_text(json.dumps([entry, failed]))
+    lines, good = verdicts.check(sweep, tmp_path / "reference")
+    assert lines[0] == "lora_rank-16/02: failed"
+    assert not good
 
 
 def test_two_runs_are_compared_on_what_they_share(tmp_path, capsys):
