@@ -21,12 +21,13 @@ class Options:
         timeout: seconds after which a notebook is killed with all that it started.
         memory_bytes: that the processes of a notebook may hold together; one that holds more is killed.
         retry: how often a notebook that failed is started again.
-        anew: run also what is done already.
+        anew: run also what is done already, trainings from their first step.
         fail_fast: leave out what has not begun when a notebook has failed.
         max_dollars: leave out what has not begun, and stop what runs, when the batch has cost so much.
         dollars_per_hour: of this machine.
         executor: `threads`, each with a child process here, or `ray`.
-        copy_to: an address to which every notebook's folder is copied when it has ended.
+        copy_to: an address to which every notebook's folder is copied when it has ended, and from which it comes back
+            to a machine that has none.
     """
 
     jobs: int = 1

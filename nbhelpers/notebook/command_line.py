@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="start a failed notebook again, up to N times (default: 0)",
     )
     add("--fail-fast", action="store_true", help="leave out what has not begun when a notebook has failed")
-    add("--anew", action="store_true", help="run also what is done already")
+    add("--anew", action="store_true", help="run also what is done already, each from its beginning")
     add("--max-dollars", type=_above_0, metavar="X", help="stop when this call has cost so much of the machine's time")
     add(
         "--on-end",
@@ -113,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     text = "where: threads of this machine, or the machines of the Ray cluster at RAY_ADDRESS (default: threads)"
     add("--executor", choices=["threads", "ray"], default="threads", help=text)
-    text = "copy results there as they come: a folder, or an address that fsspec knows, such as s3://bucket/runs"
+    text = "copy results there as they come, and bring back what a fresh machine lacks: a folder, or an address that "
+    text += "fsspec knows, such as s3://bucket/runs"
     add("--copy-to", metavar="ADDRESS", help=text)
     add("--dry-run", action="store_true", help="print what would run and what is done, with the references' times")
 

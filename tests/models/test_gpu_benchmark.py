@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from nbhelpers.core.storage import repository_root
 
@@ -38,10 +39,10 @@ def test_the_settings_tell_tokens_kernels_and_checkpointing_apart(monkeypatch):
     assert len(set(peaks)) == len(peaks), "two settings that cannot be told apart"
 
 
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="torch has it since 2.13")
 def test_the_fused_loss_is_the_plain_one(monkeypatch):
     monkeypatch.syspath_prepend(str(repository_root() / "benchmarks"))
     import gpu_memory
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -63,7 +64,6 @@ def test_four_bits_replace_the_weights_one_by_one(monkeypatch):
     monkeypatch.syspath_prepend(str(repository_root() / "benchmarks"))
     import bitsandbytes
     import gpu_memory
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(**gpu_memory.TINY)

@@ -1,5 +1,6 @@
 """A batch on a Ray cluster of two nodes on this machine, one of which is lost while it works."""
 
+import csv
 import json
 import threading
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 from small_notebooks import count_runs, run, runs, write
 
+from nbhelpers.notebook import report
 from nbhelpers.notebook.plan import grid
 
 pytestmark = pytest.mark.slow
@@ -33,7 +35,11 @@ while os.environ.get("SECOND_NODE"):
     pathlib.Path({str(tmp_path / "second")!r}).touch()
     time.sleep(0.1)
 """
-    path = write(tmp_path, "01_a", count_runs(tmp_path / "ran"), waits)
+    has_reference = """
+from nbhelpers.core import storage
+assert (storage.repository_root() / "outputs" / "reference" / "README.md").exists(), "studies are shown from there"
+"""
+    path = write(tmp_path, "01_a", count_runs(tmp_path / "ran"), waits, has_reference)
 
     def lose() -> None:
         while not (tmp_path / "second").exists():  # what the second node has begun it will never end
@@ -49,6 +55,9 @@ while os.environ.get("SECOND_NODE"):
     assert runs(tmp_path / "ran") == 5  # the lost one twice
     entries = json.loads((tmp_path / "out" / "default" / "suite.json").read_text())
     assert sorted(entry["point"] for entry in entries) == points
+    report.write_index(tmp_path / "out" / "default")
+    with open(tmp_path / "out" / "default" / "results.csv", newline="") as file:
+        assert sorted(row["point"] for row in csv.DictReader(file)) == points
     for i, point in enumerate(points, 1):
         folder = tmp_path / "out" / "default" / point / "01_a"
         assert json.loads((folder / "metrics.json").read_text())["metrics"]["result"]["value"] == pytest.approx(
