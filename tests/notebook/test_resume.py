@@ -149,8 +149,10 @@ def kill_kernel(folder: Path, disk: Path) -> str:
 def kill_runner(folder: Path, disk: Path) -> str:
     process = start([NOTEBOOK], folder, "--profile", "smoke")
     wait_for(lambda: (folder / "default" / NOTEBOOK.stem / "manifest.json").exists(), process)
+    left = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=600)
+    psutil.wait_procs(left, timeout=600)
     return recorded(folder)
 
 
