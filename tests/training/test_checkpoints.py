@@ -254,7 +254,7 @@ def test_several_processes_follow_the_first(tmp_path):
     )
     child = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, timeout=600)
     assert child.returncode == 0, child.stderr[-2_000:]
-    assert child.stdout.split("\n") == ["process 0 decides"] * 2 + [""]
+    assert (child.stdout.count("process 0 decides"), child.stdout.count("decides")) == (2, 2)  # lines may be mixed
 
 
 def test_none_where_there_is_none(tmp_path):
