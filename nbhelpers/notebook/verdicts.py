@@ -13,6 +13,7 @@ from nbhelpers.core.parameters import BOOKKEEPING
 from nbhelpers.core.storage import read_json
 from nbhelpers.notebook import notebook_file
 
+SPEEDS = ("_per_second", ".gflops")  # how metrics end that belong to a machine and not to a result
 EXACT = 1e-3  # relative difference up to which a metric without an interval is the same
 
 
@@ -46,12 +47,18 @@ def _span(entry: dict) -> tuple[float, float]:
 
 
 def differences(folder: Path, other: Path) -> list[Difference]:
-    """The metrics that one notebook's run folder shares with another's; they agree where their spans overlap."""
+    """The metrics that one notebook's run folder shares with another's; they agree where their spans overlap.
+
+    Speeds are left out. An error without an interval agrees where it is no larger.
+    """
     mine, theirs = _metrics(folder), _metrics(other)
     found = []
     for name in mine.keys() & theirs.keys():
+        if name.endswith(SPEEDS):
+            continue
         (low, high), (least, most) = _span(mine[name]), _span(theirs[name])
-        beyond = max(0.0, least - high, low - most)
+        error = mine[name].get("higher_is_better") is False and mine[name].get("low") is None
+        beyond = max(0.0, 0.0 if error else least - high, low - most)
         found.append(Difference(folder.name, name, mine[name]["value"], theirs[name]["value"], beyond))
     return sorted(found, key=lambda difference: difference.metric)
 

@@ -62,6 +62,17 @@ def test_a_check_names_what_is_outside_and_what_cannot_be_compared(tmp_path):
         verdicts.check(tmp_path, reference)
 
 
+def test_speeds_are_a_machine_s_and_a_smaller_error_is_as_expected(tmp_path):
+    entries = {"LoRA.tokens_per_second": {"value": 100}, "difference": {"value": 1e-4, "higher_is_better": False}}
+    for run, scale in (("a", 1), ("b", 3)):
+        folder = write(tmp_path / run, "02", {})
+        scaled = {name: entry | {"value": scale * entry["value"]} for name, entry in entries.items()}
+        (folder / "metrics.json").write_text(json.dumps({"status": "completed", "metrics": scaled}))
+    folders = tmp_path / "a" / "02", tmp_path / "b" / "02"
+    assert [d.beyond for d in verdicts.differences(*folders)] == [0]
+    assert verdicts.differences(*reversed(folders))[0].beyond > 0
+
+
 def test_a_run_of_which_nothing_was_compared_or_one_part_failed_is_not_as_expected(tmp_path):
     write(tmp_path / "own", "mine", {"score": 1})
     assert verdicts.check(tmp_path / "own", tmp_path) == (["mine: no reference", "nothing could be compared"], False)
