@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "run every combination, such as: --grid learning_rate=1e-4,2e-4 lora_rank=8,16; it wins over the above"
     add("--grid", nargs="+", action="extend", default=[], metavar="NAME=VALUE,VALUE", help=text)
     add("--sweep", type=Path, metavar="FILE", help="run every item of a YAML or JSON list, each with its parameters")
-    text = "notebooks at a time, within the free memory (default: 1); they share the cores, and as many threads, such as "
+    text = (
+        "notebooks at a time, within the free memory (default: 1); they share the cores, and as many threads, such as "
+    )
     text += "OMP_NUM_THREADS=1, give the same last digits"
     add("--jobs", type=_from_1, default=1, metavar="N", help=text)
     add("--timeout", type=_above_0, metavar="S", help="kill a notebook after this many seconds (default: never)")
