@@ -47,9 +47,9 @@ def settings(models: tuple[str, ...], gpu: bool) -> list[dict]:
     flash = ["flash_attention_2"] if importlib.util.find_spec("flash_attn") else []
     short, long = ((512, 2), (2048, 2)) if gpu else ((32, 2), (128, 2))
     longer = (long[0], 2 * long[1])
-    fused = [True] if hasattr(torch.nn.functional, "linear_cross_entropy") else []  # since torch 2.13
     changes = [("sdpa", True, short, False), ("sdpa", True, long, False)]
-    changes += [("sdpa", True, long, loss) for loss in fused]
+    if hasattr(torch.nn.functional, "linear_cross_entropy"):  # since torch 2.13
+        changes.append(("sdpa", True, long, True))
     changes += [("sdpa", False, short, False), ("eager", False, short, False)]
     changes += [(kernel, True, long, False) for kernel in flash]
     changes += [("sdpa", True, longer, False), ("eager", True, long, False), ("sdpa", False, long, False)]

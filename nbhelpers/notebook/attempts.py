@@ -82,11 +82,12 @@ def attempts(
 
 
 def copied(task: Task, result: Result, address: str | None) -> Result:
-    """The result, after the task's folder was copied to an address; where that fails, so has the task."""
+    """The result, after the task's folder was copied to an address; what completed and was not copied has failed."""
     if address:
         try:
             copies.copy(task.folder, f"{address.rstrip('/')}/{task.name}")
         except NotebookError as error:
             reason = "; ".join(filter(None, (result.reason, redaction.redact(f"not copied: {error}"))))
-            result = replace(result, status="failed", reason=reason)
+            status = "failed" if result.status == "completed" else result.status
+            result = replace(result, status=status, reason=reason)
     return result

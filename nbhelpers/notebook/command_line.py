@@ -89,9 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--grid", nargs="+", action="extend", default=[], metavar="NAME=VALUE,VALUE", help=text)
     add("--sweep", type=Path, metavar="FILE", help="run every item of a YAML or JSON list, each with its parameters")
     text = (
-        "notebooks at a time, within the free memory (default: 1); they share the cores, and as many threads, such as "
+        "notebooks at a time, within the free memory; they share the cores (default: 1). For the same last digits as "
     )
-    text += "OMP_NUM_THREADS=1, give the same last digits"
+    text += "one at a time, set OMP_NUM_THREADS=1 for both"
     add("--jobs", type=_from_1, default=1, metavar="N", help=text)
     add("--timeout", type=_above_0, metavar="S", help="kill a notebook after this many seconds (default: never)")
     add(

@@ -18,7 +18,7 @@ from test_batches import metrics, mounted, start, statuses, wait_for  # noqa: F4
 
 from nbhelpers.core import storage
 from nbhelpers.core.errors import NotebookError
-from nbhelpers.notebook import attempts, copies, executors, launch, plan, report, runner
+from nbhelpers.notebook import attempts, copies, executors, launch, notebook_page, plan, report, runner, suite
 
 NOTEBOOK = storage.repository_root() / "notebooks" / "02_peft_qlora.ipynb"
 
@@ -58,6 +58,16 @@ def test_a_fresh_machine_finds_what_another_has_copied(tmp_path):
     assert runs(ran) == 1
 
 
+def test_an_executed_notebook_links_to_no_folder_outside_of_the_repository(tmp_path):
+    path = write(tmp_path, "01_a", "1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source = "[next](02_peft_qlora.ipynb)"
+    nbformat.write(notebook, path)
+    html = notebook_page.write_html(path).read_text()
+    assert "next" in html
+    assert "02_peft_qlora.ipynb" not in html
+
+
 def test_what_was_not_copied_has_failed(tmp_path, monkeypatch):
     def copy(folder, address):
         raise NotebookError(f"{address} cannot be copied to")
@@ -66,6 +76,7 @@ def test_what_was_not_copied_has_failed(tmp_path, monkeypatch):
     task = SimpleNamespace(folder=tmp_path, name="01_a")
     result = attempts.copied(task, runner.Result("01_a", "completed"), "s3://me:passw0rd@bucket")
     assert result.status == "failed"
+    assert attempts.copied(task, runner.Result("01_a", "interrupted"), "s3://bucket").status == "interrupted"
     assert "not copied" in result.reason
     assert "passw0rd" not in result.reason
 
@@ -98,6 +109,15 @@ def test_a_page_names_no_folder_or_user_of_any_machine(tmp_path):
     assert "rows.csv" in text
     for hidden in ("alice", "/mnt", "project-x"):
         assert hidden not in text
+
+
+def test_on_ray_every_machine_that_works_costs(monkeypatch):
+    batch = object.__new__(suite._Batch)
+    batch.stop, batch.failed, batch.spent, batch.looked = runner.Stop(), False, 0.0, 0.0
+    monkeypatch.setattr(suite.time, "monotonic", lambda: 3600.0)
+    batch.options = attempts.Options(executor="ray", max_dollars=5.0, dollars_per_hour=2.0)
+    batch.running = dict.fromkeys(range(3))
+    assert batch._end() == "the batch has cost $6.00, more than the limit of $5"
 
 
 def test_what_a_ray_worker_did_takes_the_place_of_an_earlier_result(tmp_path):
