@@ -120,7 +120,8 @@ def check_disk(needed_bytes: int, folder: Path | str) -> str:
         ResourceError: they are not free. Nothing has been written.
     """
     free = environment.disk_free(folder)
-    line = f"needs {needed_bytes / 2**30:.1f} GiB of disk, {free / 2**30:.1f} GiB are free"
+    unit, name = (2**30, "GiB") if min(needed_bytes, free) >= 2**30 else (2**20, "MiB")
+    line = f"needs {needed_bytes / unit:,.1f} {name} of disk, {free / unit:,.1f} {name} are free"
     if needed_bytes > free:
         raise ResourceError(
             f"{line}. Free some, keep fewer checkpoints (save_total_limit), or set output_dir elsewhere."

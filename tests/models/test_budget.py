@@ -127,7 +127,8 @@ def test_a_disk_that_is_full_is_refused_before_anything_is_written(tmp_path):
     parts = budget.disk(MODEL, "full", checkpoints=3)
     assert parts["checkpoints"] == 3 * 12 * MODEL.parameters
     assert budget.disk(MODEL, "lora")["checkpoints"] < parts["checkpoints"] / 20
-    assert "GiB" in budget.check_disk(1, tmp_path / "not" / "there")
+    assert "needs 2.0 GiB" in budget.check_disk(2**31, tmp_path / "not" / "there")
+    assert "needs 5.0 MiB" in budget.check_disk(5 * 2**20, tmp_path)
     with pytest.raises(ResourceError, match=r"save_total_limit"):
         budget.check_disk(10**18, tmp_path)
     assert not list(tmp_path.iterdir())

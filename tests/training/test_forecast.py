@@ -26,7 +26,7 @@ def test_a_training_is_refused_before_it_starts_where_the_disk_is_full(tmp_path,
     run = Run.start("02_test", values)
     rows = datasets.Dataset.from_list([{"input_ids": [1, 5, 6, 7], "labels": [-100, -100, 6, 7]}] * 16)
     assert forecast.forecast(run, "LoRA", "lora", rows).seconds > 0
-    monkeypatch.setattr(environment, "disk_free", lambda folder: 2**10)
-    with pytest.raises(ResourceError, match="GiB of disk"):
+    monkeypatch.setattr(environment, "disk_free", lambda folder: 2**18)
+    with pytest.raises(ResourceError, match=r"MiB of disk, 0\.2 MiB are free"):
         forecast.forecast(run, "LoRA", "lora", rows)
     assert forecast.forecast(run.having(force=True), "LoRA", "lora", rows).seconds > 0
