@@ -4,6 +4,7 @@ The score of an answer is 1 where it obeys its instruction to the letter (`const
 A policy's own samples differ in it from one draw to the next, so that there is something to prefer.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +72,10 @@ def sample(
 ) -> list[list[Sample]]:  # fmt: skip
     """`each` answers to every question, drawn from the whole distribution; greedy at temperature 0."""
     ids = [render(prompt, tokenizer) for prompt, _ in asked for _ in range(each)]
+    batches = math.ceil(len(ids) / batch_size)  # of one size: a small last one would take as many steps as a large one
+    size = math.ceil(len(ids) / max(1, batches)) or 1
     written = generation.continue_tokens(
-        model, tokenizer, ids, max_new_tokens, batch_size, dtype, temperature, seed, top_p=1.0
+        model, tokenizer, ids, max_new_tokens, size, dtype, temperature, seed, top_p=1.0
     )
     stops = encoding.stop_token_ids(tokenizer, model)
     owners = [constraint for _, constraint in asked for _ in range(each)]

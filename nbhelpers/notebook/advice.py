@@ -18,7 +18,7 @@ TRAININGS = 10  # a project seldom ends with the first
 NAMES = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 WHY = {
     "full": "many rows, and it fits; measure what is forgotten",
-    "lora": "most of the gain, little forgotten, an adapter of megabytes",
+    "lora": "most of the gain with an adapter of megabytes",
     "qlora": "it fits in four bits, in about 1.4 times the time of LoRA",
 }
 FEW, PAIRS, MANY = 50, 100, 10_000  # examples: for prompts alone, at least of preferences, for changing every weight

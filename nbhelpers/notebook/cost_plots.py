@@ -59,13 +59,14 @@ def plot_heat_map(values, of_what: str, ax=None):
         values: `pandas.DataFrame` of the share of the GPU's memory that is needed; above 1 it does not fit.
     """
     ax = axes(ax, width=8.0, height=1.2 + 0.3 * len(values))
-    ax.imshow(values.where(values <= 1, 1.2), cmap="RdYlGn_r", vmin=0, vmax=1.2, aspect="auto")
+    ax.imshow(values.where(values <= 1), cmap="Blues", vmin=0, vmax=1, aspect="auto")  # what does not fit stays white
     for i, row in enumerate(values.to_numpy()):
         for j, share in enumerate(row):
-            ax.text(j, i, f"{share:.0%}" if share <= 1 else "no", ha="center", va="center", fontsize=8)
+            colour = "white" if 0.6 < share <= 1 else "black"
+            ax.text(j, i, f"{share:.0%}" if share <= 1 else "no", ha="center", va="center", fontsize=8, color=colour)
     ax.set_xticks(range(values.shape[1]), values.columns, rotation=30, ha="right")
     ax.set_yticks(range(len(values)), values.index)
-    return source(ax, f"Share of {of_what}. Source: data/model_shapes.json, data/gpus.csv.")
+    return source(ax, f"Share of {of_what}. Source: data/model_shapes.json.")
 
 
 def plot_tornado(spans: dict[str, tuple[float, float]], base: float, unit: str, ax=None):
