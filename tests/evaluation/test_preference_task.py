@@ -105,3 +105,16 @@ def test_samples_come_in_the_order_of_their_questions(smoke):
     greedy = preference_task.sample(model, tokenizer, ASKED, temperature=0, max_new_tokens=6)
     alone = [preference_task.sample(model, tokenizer, [one], temperature=0, max_new_tokens=6)[0] for one in ASKED]
     assert greedy == alone
+
+
+@pytest.mark.parametrize(("answers", "most", "size"), [(12, 5, 4), (12, 12, 12), (12, 11, 6), (12, 100, 12)])
+def test_answers_are_drawn_in_batches_of_one_size(smoke, monkeypatch, answers, most, size):
+    sizes, real = [], preference_task.generation.continue_tokens
+    monkeypatch.setattr(
+        preference_task.generation,
+        "continue_tokens",
+        lambda *args, **named: sizes.append(args[4]) or real(*args, **named),
+    )
+    assert preference_task.sample(*smoke, [], max_new_tokens=2, batch_size=5) == []
+    assert len(preference_task.sample(*smoke, ASKED, answers // 3, max_new_tokens=2, batch_size=most)) == 3
+    assert sizes[1] == size

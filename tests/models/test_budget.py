@@ -123,6 +123,12 @@ def test_a_config_of_another_kind_of_attention_is_refused():
         Shape.from_config(config)
 
 
+def test_known_models_are_in_the_order_of_their_size():
+    sizes = [Shape.named(name).parameters for name in Shape.names()]
+    assert sizes == sorted(sizes)
+    assert len(sizes) > 10
+
+
 def test_a_disk_that_is_full_is_refused_before_anything_is_written(tmp_path):
     parts = budget.disk(MODEL, "full", checkpoints=3)
     assert parts["checkpoints"] == 3 * 12 * MODEL.parameters
