@@ -95,6 +95,19 @@ def offers(path: str | Path | None = None) -> list[Price]:
     return sorted(current, key=lambda price: price.dollars_per_hour)
 
 
+def rents(gpu: str, path: str | Path | None = None) -> tuple[float, float]:
+    """Dollars an hour of one such GPU: the cheapest and the dearest of `offers`.
+
+    Raises:
+        ParameterError: nobody offers it.
+    """
+    found = [offer.dollars_per_hour / offer.gpus for offer in offers(path) if offer.gpu == gpu]
+    if not found:
+        known = sorted({offer.gpu for offer in offers(path)})
+        raise ParameterError(f"No offer has {gpu!r}. Offered are: {', '.join(known)}.")
+    return min(found), max(found)
+
+
 def gpus() -> dict[str, Gpu]:
     """data/gpus.csv by name."""
     rows = table("gpus", "memory_mib", "bandwidth_gb_s", "tflops", "watts")

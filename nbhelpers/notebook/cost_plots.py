@@ -64,7 +64,8 @@ def plot_heat_map(values, of_what: str, ax=None):
         for j, share in enumerate(row):
             colour = "white" if 0.6 < share <= 1 else "black"
             ax.text(j, i, f"{share:.0%}" if share <= 1 else "no", ha="center", va="center", fontsize=8, color=colour)
-    ax.set_xticks(range(values.shape[1]), values.columns, rotation=30, ha="right")
+    ax.xaxis.tick_top()
+    ax.set_xticks(range(values.shape[1]), values.columns, rotation=30, ha="left")
     ax.set_yticks(range(len(values)), values.index)
     return source(ax, f"Share of {of_what}. Source: data/model_shapes.json.")
 

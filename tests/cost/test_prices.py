@@ -3,7 +3,7 @@ from datetime import date
 import pytest
 
 from nbhelpers.core import profiles
-from nbhelpers.core.errors import NotebookError
+from nbhelpers.core.errors import NotebookError, ParameterError
 from nbhelpers.cost import prices, training_time
 from nbhelpers.models import loading, memory
 
@@ -14,6 +14,15 @@ def test_every_price_has_a_source_and_a_date():
         assert price.what
         assert price.source.startswith("https://")
         assert date(2026 if price.kind != "historical" else 2024, 1, 1) < date.fromisoformat(price.date)
+
+
+def test_rents_are_those_of_one_gpu_from_the_cheapest_to_the_dearest():
+    low, high = prices.rents("H100")
+    hourly = [price.dollars_per_hour / price.gpus for price in prices.offers() if price.gpu == "H100"]
+    assert [low, high] == [min(hourly), max(hourly)]
+    assert low < high < 10
+    with pytest.raises(ParameterError, match="No offer has 'V100'"):
+        prices.rents("V100")
 
 
 def test_every_profile_has_a_price():
