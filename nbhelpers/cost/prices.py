@@ -96,16 +96,20 @@ def offers(path: str | Path | None = None) -> list[Price]:
 
 
 def rents(gpu: str, path: str | Path | None = None) -> tuple[float, float]:
-    """Dollars an hour of one such GPU: the cheapest and the dearest of `offers`.
+    """Dollars an hour of one GPU called `gpu`: in the cheapest and in the dearest offer.
+
+    Args:
+        path: of a price table, as for `prices`.
 
     Raises:
-        ParameterError: nobody offers it.
+        NotebookError, ParameterError: as `prices`; also where no offer has this GPU.
     """
-    found = [offer.dollars_per_hour / offer.gpus for offer in offers(path) if offer.gpu == gpu]
-    if not found:
-        known = sorted({offer.gpu for offer in offers(path)})
+    current = offers(path)
+    rates = [offer.dollars_per_hour / offer.gpus for offer in current if offer.gpu == gpu]
+    if not rates:
+        known = sorted({offer.gpu for offer in current})
         raise ParameterError(f"No offer has {gpu!r}. Offered are: {', '.join(known)}.")
-    return min(found), max(found)
+    return min(rates), max(rates)
 
 
 def gpus() -> dict[str, Gpu]:

@@ -70,10 +70,15 @@ def sample(
     model, tokenizer, asked: list, each: int = 1, temperature: float = 1.0, max_new_tokens: int = 48,
     batch_size: int = 64, dtype: str | None = None, seed: int = 0,
 ) -> list[list[Sample]]:  # fmt: skip
-    """`each` answers to every question, drawn from the whole distribution; greedy at temperature 0."""
+    """`each` answers to every question, drawn from the whole distribution; greedy at temperature 0.
+
+    Args:
+        batch_size: answers at once, at most. The batches are made about equal: a small last one would take as many
+            steps as a large one.
+    """
     ids = [render(prompt, tokenizer) for prompt, _ in asked for _ in range(each)]
-    batches = math.ceil(len(ids) / batch_size)  # of one size: a small last one would take as many steps as a large one
-    size = math.ceil(len(ids) / max(1, batches)) or 1
+    batches = max(1, math.ceil(len(ids) / batch_size))
+    size = max(1, math.ceil(len(ids) / batches))
     written = generation.continue_tokens(
         model, tokenizer, ids, max_new_tokens, size, dtype, temperature, seed, top_p=1.0
     )

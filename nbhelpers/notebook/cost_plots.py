@@ -56,7 +56,7 @@ def plot_heat_map(values, of_what: str, ax=None):
 
     Args:
         of_what: what a share is of, for the line below.
-        values: `pandas.DataFrame` of the share of the GPU's memory that is needed; above 1 it does not fit.
+        values: `pandas.DataFrame` of the share of the memory that is needed; above 1 the field stays white and says no.
     """
     ax = axes(ax, width=8.0, height=1.2 + 0.3 * len(values))
     ax.imshow(values.where(values <= 1), cmap="Blues", vmin=0, vmax=1, aspect="auto")  # what does not fit stays white

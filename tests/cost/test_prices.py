@@ -16,11 +16,13 @@ def test_every_price_has_a_source_and_a_date():
         assert date(2026 if price.kind != "historical" else 2024, 1, 1) < date.fromisoformat(price.date)
 
 
-def test_rents_are_those_of_one_gpu_from_the_cheapest_to_the_dearest():
+def test_rents_are_those_of_one_gpu_from_the_cheapest_to_the_dearest(tmp_path):
     low, high = prices.rents("H100")
-    hourly = [price.dollars_per_hour / price.gpus for price in prices.offers() if price.gpu == "H100"]
-    assert [low, high] == [min(hourly), max(hourly)]
-    assert low < high < 10
+    assert 1 < low < high < 10
+    table = "name,gpu,gpus,kind,dollars_per_hour,what,source,date"
+    rows = ["eight,H100,8,on demand,16,a machine,mine,2026-12-01", "one,H100,1,spot,2.5,a machine,mine,2026-12-01"]
+    (tmp_path / "mine.csv").write_text("\n".join([table, *rows]))
+    assert prices.rents("H100", tmp_path / "mine.csv") == (2.0, 2.5)
     with pytest.raises(ParameterError, match="No offer has 'V100'"):
         prices.rents("V100")
 

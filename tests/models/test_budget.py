@@ -129,12 +129,14 @@ def test_known_models_are_in_the_order_of_their_size():
     assert len(sizes) > 10
 
 
-def test_a_disk_that_is_full_is_refused_before_anything_is_written(tmp_path):
+def test_a_disk_that_is_full_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     parts = budget.disk(MODEL, "full", checkpoints=3)
     assert parts["checkpoints"] == 3 * 12 * MODEL.parameters
     assert budget.disk(MODEL, "lora")["checkpoints"] < parts["checkpoints"] / 20
-    assert "needs 2.0 GiB" in budget.check_disk(2**31, tmp_path / "not" / "there")
-    assert "needs 5.0 MiB" in budget.check_disk(5 * 2**20, tmp_path)
+    assert "GiB are free" in budget.check_disk(2**30, tmp_path / "not" / "there")
+    monkeypatch.setattr(budget.environment, "disk_free", lambda folder: 2**33)
+    assert budget.check_disk(2**31, tmp_path) == "needs 2.0 GiB of disk, 8.0 GiB are free"
+    assert budget.check_disk(5 * 2**20, tmp_path) == "needs 5.0 MiB of disk, 8,192.0 MiB are free"
     with pytest.raises(ResourceError, match=r"save_total_limit"):
         budget.check_disk(10**18, tmp_path)
     assert not list(tmp_path.iterdir())

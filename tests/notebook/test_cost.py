@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from nbhelpers.core import storage
@@ -71,6 +72,14 @@ def test_every_figure_has_units_and_a_source():
         assert any(unit in ax.get_xlabel() for unit in ("GiB", "hours", "millions", "dollars"))
     for ax in figures:
         assert any("Source: " in text.get_text() for text in ax.texts)
+
+
+def test_a_heat_map_says_no_where_it_does_not_fit_and_numbers_can_be_read_on_every_colour():
+    shares = pd.DataFrame({"small": [0.1, 0.95], "large": [0.02, 1.01]}, index=["LoRA", "full"])
+    ax = cost_plots.plot_heat_map(shares, "the memory of a GPU")
+    written = [(text.get_text(), text.get_color()) for text in ax.texts]
+    assert written[:4] == [("10%", "black"), ("2%", "black"), ("95%", "white"), ("no", "black")]
+    assert ax.images[0].get_array().mask.tolist() == [[False, False], [False, True]]
 
 
 def test_a_run_stands_before_the_reference(tmp_path):
