@@ -104,12 +104,11 @@ def rents(gpu: str, path: str | Path | None = None) -> tuple[float, float]:
     Raises:
         NotebookError, ParameterError: as `prices`; also where no offer has this GPU.
     """
-    current = offers(path)
-    rates = [offer.dollars_per_hour / offer.gpus for offer in current if offer.gpu == gpu]
-    if not rates:
-        known = sorted({offer.gpu for offer in current})
+    found = [offer.dollars_per_hour / offer.gpus for offer in offers(path) if offer.gpu == gpu]
+    if not found:
+        known = sorted({offer.gpu for offer in offers(path)})
         raise ParameterError(f"No offer has {gpu!r}. Offered are: {', '.join(known)}.")
-    return min(rates), max(rates)
+    return min(found), max(found)
 
 
 def gpus() -> dict[str, Gpu]:
