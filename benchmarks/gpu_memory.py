@@ -7,7 +7,8 @@ with the hardware in each row. Measured rows go to data/measured_memory.csv.
 Full, LoRA and, where bitsandbytes is, QLoRA; with and without gradient checkpointing; eager, SDPA and FlashAttention
 where it is installed; torch's fused loss; two lengths and batches. What is measured is what the loaded model holds and
 the peak beyond it.
-torch, transformers and peft suffice. On a CPU a tiny config runs (`--models tiny`), and peaks are those of the process.
+torch, transformers and peft suffice. On a CPU a tiny config runs (`--models tiny`), and peaks are those of the process:
+they hold what the C library keeps, and lie above the prediction.
 """
 
 import argparse
