@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
-FIRST, BETWEEN = 20.0, 30.0  # seconds before the first line, and between two
+FIRST, BETWEEN = 5.0, 30.0  # seconds before the first line, and between two
 
 
 def duration(seconds: float) -> str:
@@ -36,6 +36,15 @@ def interactive() -> bool:
     return bool(kernel.get_parent().get("content", {}).get("allow_stdin", False))
 
 
+def live_bar(what: str, total: int):
+    """A bar of `tqdm` in a live notebook, which goes when it is closed; None elsewhere, and for a single thing."""
+    if total < 2 or not interactive():
+        return None
+    from tqdm.notebook import tqdm
+
+    return tqdm(total=total, desc=what, leave=False)
+
+
 class Progress:
     """How far a long piece of work is: a bar in a live notebook, which goes when all is done; headless a few lines.
 
@@ -44,7 +53,7 @@ class Progress:
                 ...
                 progress.advance(len(batch))
 
-    Headless nothing is printed in the first 20 seconds and one line each half minute after that, with the time to go.
+    Headless nothing is printed in the first 5 seconds and one line each half minute after that, with the time to go.
     """
 
     def __init__(self, what: str, total: int):
@@ -52,10 +61,7 @@ class Progress:
         self.started, self.said, self.bar = time.monotonic(), None, None
 
     def __enter__(self) -> "Progress":
-        if self.total > 1 and interactive():
-            from tqdm.notebook import tqdm
-
-            self.bar = tqdm(total=self.total, desc=self.what, leave=False)
+        self.bar = live_bar(self.what, self.total)
         return self
 
     def __exit__(self, *_) -> None:

@@ -46,14 +46,15 @@ class Printer:
 
         def show(notebook: dict | None, seconds: float) -> None:
             nonlocal shown, since, first
-            begun = [cell.get("id") for _, cell in runner.started_cells(notebook)]
-            count = len(begun)
+            cells = [cell for _, cell in runner.started_cells(notebook)]
+            count = len(cells)
             if count == 0 or (count == shown and not self.fresh):
                 return
             if count < shown or shown == 0:  # the first cell, of another attempt too
                 first = seconds
             if count != shown:
                 shown, since = count, seconds
+            begun = {cell.get("id"): runner.seconds_of(cell) for cell in cells}
             left = task.left(begun, seconds - first, seconds - since)
             eta = "no reference" if left is None else f"ETA {duration(left)}"
             self.line(f"{task.name}  cell {count} of {total}  {duration(seconds)}  {eta}", keep=False)

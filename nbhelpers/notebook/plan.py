@@ -54,23 +54,35 @@ class Task:
         """The names of the tasks that go before it."""
         return {notebook_file.name_at(self.point, notebook) for notebook in self.after}
 
-    def left(self, begun: list[str], seconds: float, in_cell: float) -> float | None:
+    def left(self, begun: dict[str, float], seconds: float, in_cell: float) -> float | None:
         """Seconds still to go at the pace of the cells so far; None without a reference.
 
-        The pace is how much longer than in the reference the cells have taken that are done. It is taken for 1 until
-        they make a tenth of the reference.
-
         Args:
-            begun: ids of the cells that were begun; the last of them is at work.
+            begun: id -> seconds of each cell that was begun; the last of them is at work.
             seconds: since its first cell was begun; `in_cell` since the last one was.
         """
         if self.seconds is None or self.cells.keys().isdisjoint(begun):
             return None if self.seconds is None else max(0.0, self.seconds - seconds)
-        *done, now = (self.cells.get(name, 0.0) for name in begun)
+        now = list(begun)[-1]
+        took = {name: x for name, x in begun.items() if name != now}
+        done, reference = sum(self.cells.get(name, 0.0) for name in took), self.cells.get(now, 0.0)
+        whole, pace = max(self.seconds, math.fsum(self.cells.values())), self.pace(took)
+        to_come = pace * (whole - done - reference)
+        return max(to_come if now in self.cells else 0.0, to_come + pace * reference - in_cell)
+
+    def pace(self, took: dict[str, float]) -> float:
+        """How many times as long as in the reference the cells took; 1 while they are less than a tenth of it.
+
+        A cell that took less than half of what the pace of the others says does not count: it found what the reference
+        computed, such as answers of the untuned model or a checkpoint.
+        """
+        both = [(self.cells[name], seconds) for name, seconds in took.items() if self.cells.get(name)]
+        expected, spent = (math.fsum(column) for column in zip(*both, strict=True)) if both else (0.0, 0.0)
         whole = max(self.seconds, math.fsum(self.cells.values()))
-        pace = (seconds - in_cell) / sum(done) if sum(done) > whole / 10 else 1.0
-        to_come = pace * (whole - sum(done) - now)
-        return max(to_come if begun[-1] in self.cells else 0.0, to_come + pace * now - in_cell)
+        if expected <= whole / 10:
+            return 1.0
+        counted = [(r, s) for r, s in both if s * (expected - r) >= r * (spent - s) / 2]
+        return math.fsum(s for _, s in counted) / math.fsum(r for r, _ in counted)
 
     def forecast(self, notebook: dict | None) -> float | None:
         """Seconds of all its cells, forecast when they had done a quarter of the reference; None where none had.
@@ -78,12 +90,12 @@ class Task:
         Args:
             notebook: as it was executed.
         """
-        begun, seconds = [], 0.0
+        took: dict[str, float] = {}
         for _, cell in runner.started_cells(notebook):
-            begun.append(cell.get("id"))
-            if sum(self.cells.get(name, 0.0) for name in begun[:-1]) >= (self.seconds or math.inf) / 4:
-                return seconds + self.left(begun, seconds, 0.0)
-            seconds += cell["metadata"]["papermill"].get("duration") or 0.0
+            if sum(self.cells.get(name, 0.0) for name in took) >= (self.seconds or math.inf) / 4:
+                seconds = sum(took.values())
+                return seconds + self.left(took | {cell.get("id"): 0.0}, seconds, 0.0)
+            took[cell.get("id")] = runner.seconds_of(cell)
         return None
 
     def facts(self) -> dict[str, Any]:

@@ -83,6 +83,11 @@ def started_cells(notebook: dict | None) -> list[tuple[int, dict]]:
     ]
 
 
+def seconds_of(cell: dict) -> float:
+    """How long papermill measured that a cell took; 0 while it is at work."""
+    return cell["metadata"]["papermill"].get("duration") or 0.0
+
+
 def cell_facts(places: list[tuple[int, dict]]) -> dict[str, Any] | None:
     """What a result says about the last of these cells."""
     if not places:

@@ -1,6 +1,7 @@
 """Remedies against forgetting: rehearse what the model could do, or hold on to the weights that it did it with."""
 
 import json
+from collections.abc import Iterable, Iterator
 
 import datasets
 import numpy as np
@@ -94,20 +95,38 @@ def fisher(model, rows) -> dict[str, torch.Tensor]:
 
     Returns: name -> a tensor of the weight's shape.
     """
-    found = {name: torch.zeros_like(w) for name, w in model.named_parameters() if w.requires_grad}
-    was_training, head, tokens = model.training, model.get_output_embeddings(), 0
+    was_training, head = model.training, model.get_output_embeddings()
+
+    def losses() -> Iterator[tuple[torch.Tensor, int]]:
+        for row in rows:
+            batch = {name: torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels")}
+            logits, targets = fast_paths.labelled_logits(model, head, batch)
+            yield torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets)
+
     model.eval()
-    for row in rows:
-        batch = {name: torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels")}
-        logits, targets = fast_paths.labelled_logits(model, head, batch)
-        torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
-        tokens += len(targets)
+    found = mean_squared_gradients(model, losses())
+    model.train(was_training)
+    return found
+
+
+def mean_squared_gradients(model, losses: Iterable[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+    """The squared gradients of each trained weight, summed over the losses and divided by the sum of their counts.
+
+    Args:
+        losses: a scalar and how many predictions it is summed over, one after the other.
+
+    Returns: name -> a tensor of the weight's shape.
+    """
+    found = {name: torch.zeros_like(w) for name, w in model.named_parameters() if w.requires_grad}
+    total = 0
+    for loss, count in losses:
+        loss.backward()
+        total += count
         for name, weight in model.named_parameters():
             if weight.grad is not None:
                 found[name].addcmul_(weight.grad, weight.grad)
                 weight.grad = None
-    model.train(was_training)
-    return {name: total / max(1, tokens) for name, total in found.items()}
+    return {name: squares / max(1, total) for name, squares in found.items()}
 
 
 class ElasticWeights(TrainerCallback):

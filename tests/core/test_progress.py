@@ -13,16 +13,17 @@ def clock(monkeypatch):
     return now
 
 
-def test_headless_a_line_comes_after_20_seconds_and_then_each_half_minute(clock, capsys):
+def test_headless_a_line_comes_after_5_seconds_and_then_each_half_minute(clock, capsys):
     with progress.Progress("answers", 100) as shown:
         for _ in range(100):
             clock[0] += 1
             shown.advance()
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "answers: 20 of 100, 1 min 20 s to go",
-        "answers: 50 of 100, 50 s to go",
-        "answers: 80 of 100, 20 s to go",
+        "answers: 5 of 100, 1 min 35 s to go",
+        "answers: 35 of 100, 1 min 05 s to go",
+        "answers: 65 of 100, 35 s to go",
+        "answers: 95 of 100, 5.0 s to go",
     ]
 
 
@@ -49,5 +50,6 @@ def test_in_a_live_notebook_it_is_a_bar(monkeypatch, capsys):
     monkeypatch.setattr("tqdm.notebook.tqdm", Bar)
     with progress.Progress("rows", 9) as shown:
         shown.advance(4)
+    assert progress.live_bar("one row", 1) is None
     assert [(bar.settings["total"], bar.done, bar.closed) for bar in bars] == [(9, 4, True)]
     assert not bars[0].settings["leave"]

@@ -246,13 +246,23 @@ def test_the_eta_needs_a_reference_of_the_same_profile(tmp_path):
 def test_the_eta_follows_the_pace_of_the_cells_that_are_done(tmp_path):
     cells = {"import": 4.0, "ask": 20.0, "train": 60.0, "page": 10.0}
     task = plan.Task("01_a", tmp_path, tmp_path, {}, {}, seconds=100.0, cells=cells)
-    assert task.left(["import"], 3.0, 1.0) == 99, "too early to tell: as the reference"
-    assert task.left(["import", "ask", "train"], 48.0, 0.0) == pytest.approx(2 * 76)
-    assert task.left(["import", "ask", "train"], 58.0, 10.0) == pytest.approx(2 * 76 - 10)
-    assert task.left(["import", "ask", "train"], 348.0, 300.0) == pytest.approx(2 * 16), "late: what comes after it"
-    assert task.left(["import", "own"], 14.0, 10.0) == 86, "a cell that the reference does not have"
-    assert task.left(["import", "own"], 214.0, 210.0) == 0
-    assert task.left(["other", "own"], 14.0, 10.0) == 86, "none that it has"
+    slow = {"import": 8.0, "ask": 40.0, "train": 0.0}
+    assert task.left({"import": 0.0}, 3.0, 1.0) == 99, "too early to tell: as the reference"
+    assert task.left(slow, 48.0, 0.0) == pytest.approx(2 * 76)
+    assert task.left(slow, 58.0, 10.0) == pytest.approx(2 * 76 - 10)
+    assert task.left(slow, 348.0, 300.0) == pytest.approx(2 * 16), "late: what comes after it"
+    assert task.left({"import": 4.0, "own": 0.0}, 14.0, 10.0) == 86, "a cell that the reference does not have"
+    assert task.left({"import": 4.0, "own": 0.0}, 214.0, 210.0) == 0
+    assert task.left({"other": 4.0, "own": 0.0}, 14.0, 10.0) == 86, "none that it has"
+
+
+def test_a_cell_that_found_its_results_says_nothing_of_the_pace(tmp_path):
+    cells = {"import": 10.0, "read": 10.0, "ask": 30.0, "train": 50.0}
+    task = plan.Task("01_a", tmp_path, tmp_path, {}, {}, seconds=100.0, cells=cells)
+    assert task.pace({"import": 15.0, "read": 15.0, "ask": 1.0}) == pytest.approx(1.5)
+    assert task.pace({"import": 15.0, "read": 15.0, "ask": 30.0}) == pytest.approx(60 / 50), "slow, but computed"
+    assert task.pace({"import": 10.0, "read": 1.0}) == pytest.approx(1.0)
+    assert task.pace({"import": 1.0}) == 1.0, "too early to tell"
 
 
 def test_the_whole_notebook_is_forecast_after_a_quarter_of_it(tmp_path):

@@ -344,6 +344,28 @@ def test_rows_are_encoded_counted_and_even_over_tasks(tokenizer, tmp_path, capsy
     assert "30 rows read" in capsys.readouterr().out
 
 
+def test_a_training_moves_a_bar_in_a_live_notebook_and_its_first_step_is_no_measure_of_the_others(monkeypatch, capsys):
+    bar, clock = SimpleNamespace(done=0, closed=False), [0.0]
+    bar.update = lambda count: setattr(bar, "done", bar.done + count)
+    bar.close = lambda: setattr(bar, "closed", True)
+    monkeypatch.setattr(callbacks.progress, "live_bar", lambda what, total: bar if total == 10 else None)
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
+    args, state = SimpleNamespace(fp16=False, learning_rate=1e-3), SimpleNamespace(global_step=0, max_steps=10)
+    watch = callbacks.Watch()
+    watch.on_train_begin(args, state, None)
+    for seconds in (50, *[2] * 9):
+        watch.on_step_begin(args, state, None)
+        clock[0] += seconds
+        state.global_step += 1
+        watch.on_step_end(args, state, None)
+        watch.on_log(args, state, None, {"loss": 2.0, "grad_norm": 1.0})
+    watch.on_train_end(args, state, None)
+    assert (bar.done, bar.closed) == (10, True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["step 1/10  loss 2.000  450 s to go", "step 2/10  loss 2.000  16 s to go"]
+    assert lines[-1] == "step 10/10  loss 2.000  0 s to go"
+
+
 @pytest.mark.parametrize(("fp16", "skipped"), [(False, 0), (True, 2), (True, 19)])
 def test_a_float16_training_may_skip_steps_until_its_loss_scale_fits(fp16, skipped):
     args, state = SimpleNamespace(fp16=fp16, learning_rate=1e-3), SimpleNamespace(global_step=1, max_steps=1_000)
