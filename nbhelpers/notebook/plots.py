@@ -137,7 +137,9 @@ def plot_pareto(points: dict[str, tuple[Metric, Metric]], xlabel: str, ylabel: s
     for group in groups:
         beside, numbers = label(group)
         ax.annotate(numbers, places[beside], (5, 4), textcoords="offset points", fontsize=9)
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="* on the front")
+    ax.legend(
+        frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="* no other is lower in both"
+    )
     return ax
 
 

@@ -119,6 +119,7 @@ def mean_squared_gradients(model, losses: Iterable[tuple[torch.Tensor, int]]) ->
     """
     found = {name: torch.zeros_like(w) for name, w in model.named_parameters() if w.requires_grad}
     total = 0
+    model.zero_grad()  # what an earlier step left would be added to the first gradient
     for loss, count in losses:
         loss.backward()
         total += count

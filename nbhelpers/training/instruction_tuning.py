@@ -29,12 +29,12 @@ def rows_read(run) -> int:
     return p.max_steps * p.per_device_train_batch_size * p.gradient_accumulation_steps
 
 
-def encode_pool(rows: list[dict], tokenizer, max_length: int) -> datasets.Dataset:
+def encode_pool(rows: list[dict], tokenizer, max_length: int, name: str = "rows") -> datasets.Dataset:
     """Rows `{id, task, messages, reference}` as tokens; those that are too long are dropped, and the count printed."""
     columns = ("id", "task", "messages", "reference")
     table = datasets.Dataset.from_list([{name: row[name] for name in columns} for row in rows])
     encoded = encoding.encode_rows(table, tokenizer, max_length)
-    print(encoded)
+    print(f"{name}: {encoded}")
     return encoded.dataset
 
 
@@ -52,7 +52,7 @@ def pools(run, source, tasks: list[str], requests: list[dict], tokenizer) -> dic
         "requests": requests,
         "forms": constraints.mixture(6 * requests, 1.0, seed),
     }
-    return {name: encode_pool(kind, tokenizer, run.parameters.max_length) for name, kind in rows.items()}
+    return {name: encode_pool(kind, tokenizer, run.parameters.max_length, name) for name, kind in rows.items()}
 
 
 def mix(pools: dict[str, datasets.Dataset], count: int, **shares: float) -> datasets.Dataset:

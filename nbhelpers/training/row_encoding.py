@@ -13,11 +13,18 @@ def encode_source(run, source, tokenizer, tasks: list[str], count: int = 1_000):
     """
     p = run.parameters
     encoded = encoding.encode_rows(sources.balanced(source.train, tasks, count, p.seed), tokenizer, p.max_length)
+    print(f"to train on: {encoded}")
+    return encoded.dataset, encode_held_out(run, source, tokenizer, tasks)
+
+
+def encode_held_out(run, source, tokenizer, tasks: list[str]):
+    """The rows to score of `encode_source`, alone."""
+    p = run.parameters
     wanted = p.eval_rows * len(tasks)
     held_out = encoding.encode_rows(sources.balanced(source.test, tasks, 4 * wanted, p.seed), tokenizer, p.max_length)
     scored = sources.balanced(held_out.dataset, tasks, wanted, p.seed)
-    print(f"to train on: {encoded}\nheld out:    {held_out}; {len(scored)} of them scored")
-    return encoded.dataset, scored
+    print(f"held out: {held_out}; {len(scored)} of them scored")
+    return scored
 
 
 def first_of_each(rows, count: int):
