@@ -3,6 +3,8 @@
 .venv/bin/python benchmarks/picture.py
 """
 
+import json
+
 from nbhelpers.core import storage
 
 NAMES = ("untuned", "three examples\nin the prompt", "LoRA", "QLoRA")
@@ -13,11 +15,22 @@ PANELS = {  # title -> metric, and the names that have it
 }
 
 
+FOLDER = storage.repository_root() / "outputs" / "reference"
+PICTURE = FOLDER / "learned_and_forgotten.png"
+
+
+def shown() -> dict[str, dict]:
+    """The metrics that the picture shows, as they are in the reference; the picture carries them as its description."""
+    metrics = storage.read_json(FOLDER / "02_peft_qlora" / "metrics.json")["metrics"]
+    keys = ("value", "low", "high", "baseline")
+    wanted = [f"{name}.{metric}" for metric, _ in PANELS.values() for name in ("untuned, 3-shot", "LoRA", "QLoRA")]
+    return {name: {key: metrics[name][key] for key in keys} for name in wanted if name in metrics}
+
+
 def main() -> None:
     import matplotlib.pyplot as plt
 
-    folder = storage.repository_root() / "outputs" / "reference"
-    metrics = storage.read_json(folder / "02_peft_qlora" / "metrics.json")["metrics"]
+    metrics = shown()
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
     for ax, (title, (metric, names)) in zip(axes, PANELS.items(), strict=True):
         for place, name in enumerate(reversed(names)):
@@ -32,7 +45,7 @@ def main() -> None:
         ax.set(title=title, xlim=(0, 1.05))
         ax.title.set_fontsize(10)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(folder / "learned_and_forgotten.png", dpi=110, facecolor="white")
+    figure.savefig(PICTURE, dpi=110, facecolor="white", metadata={"Description": json.dumps(metrics)})
 
 
 if __name__ == "__main__":

@@ -52,6 +52,24 @@ def described(cells: list[dict]) -> list[str]:
     return out
 
 
+def figure_description(image: Path) -> str:
+    """What `Run.save_figure` wrote into a PNG about what it shows; its name where there is nothing."""
+    from PIL import Image
+
+    with Image.open(image) as picture:
+        return picture.info.get("Description") or image.stem
+
+
+def alternative_texts(cell: dict, place: str, folder: Path) -> list[str]:
+    """A text for each figure of a cell: where it stands, and what was saved about it if the cell saved each of them."""
+    count = sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+    names = re.findall(r"""save_figure\([^"']*["'](\w+)["']""", notebook_file.source_of(cell))
+    saved = [folder / "figures" / f"{name}.png" for name in names]
+    known = len(saved) == count and all(path.exists() for path in saved)
+    shown = [f" It shows {figure_description(path)}." for path in saved] if known else [""] * count
+    return [f"Figure: {place}{text}" for text in shown]
+
+
 def _linked(html: str, folder: Path) -> str:
     """The HTML with links between notebooks, which hold in `notebooks/`, made to hold in a folder of a run.
 
@@ -79,11 +97,12 @@ def write_html(path: Path) -> Path:
     for cell, name in zip(notebook.cells, names, strict=True):
         if cell.cell_type == "markdown":
             cell.source = with_formulas(cell.source)
+        texts = iter(alternative_texts(cell, name, path.parent))
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             if "image/png" in output.get("data", {}):
                 image = output["data"].pop("image/png").replace("\n", "")
-                alt = escape(f"Figure: {name}", quote=True)
+                alt = escape(next(texts), quote=True)
                 output["data"]["text/html"] = f'<img alt="{alt}" src="data:image/png;base64,{image}">'
     own = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     title = next((line.lstrip("# ") for cell in own for line in cell.source.splitlines() if line.startswith("# ")), "")

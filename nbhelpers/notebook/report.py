@@ -132,21 +132,13 @@ def _predictions(predicted: dict[str, float], measured: dict[str, float]) -> str
     return "<h3>Predicted and measured</h3>" + _table(heads, rows) if rows else ""
 
 
-def _description(image: Path) -> str:
-    """What `Run.save_figure` wrote into a PNG about what it shows; its name where there is nothing."""
-    from PIL import Image
-
-    with Image.open(image) as picture:
-        return picture.info.get("Description") or image.stem
-
-
 def _figures(folder: Path) -> str:
     """The notebook's figures, each inside the page as base64, with what `Run.save_figure` says of it."""
     parts = []
     for path in sorted(folder.glob("figures/*.png")):
         name, data = escape(path.stem.replace("_", " ")), base64.b64encode(path.read_bytes()).decode()
         name += ": committed results of a study, not of this run" if path.stem == "study" else ""
-        alt = escape(_description(path), quote=True)
+        alt = escape(notebook_page.figure_description(path), quote=True)
         image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
         parts.append(f"<figure>{image}<figcaption>{name}</figcaption></figure>")
     return "<h3>Figures</h3>" + "".join(parts) if parts else ""
